@@ -1,0 +1,113 @@
+"""Batches: what receivers decode and processors fold. Plain columns, no behaviour."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tidegauge.identity import Identity
+
+
+class Signal(enum.StrEnum):
+    """What a batch carries. The first three are OpenTelemetry's signals."""
+
+    TRACES = "traces"
+    METRICS = "metrics"
+    LOGS = "logs"
+    RECORDS = "records"
+
+
+class Batch(Protocol):
+    """What the pipeline asks of every batch."""
+
+    @property
+    def receiver(self) -> str:
+        """The receiver that accepted it, as named on the agent's own metrics."""
+
+    @property
+    def signal(self) -> Signal: ...
+
+    @property
+    def items(self) -> int:
+        """Spans, data points, log records or rows: the unit of every own counter."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the batch keeps alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Otlp:
+    """A received metrics or logs request: counted, forwarded, not yet read further."""
+
+    receiver: str
+    signal: Signal
+    items: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """The spans of one OTLP trace request, as columns over its wire bytes.
+
+    `columns` is a structured array of `wire.traces.SPAN`, one element per span; its offsets point
+    into `raw`, the request as received.
+    """
+
+    receiver: str
+    raw: bytes
+    columns: npt.NDArray[np.void]
+
+    @property
+    def signal(self) -> Signal:
+        return Signal.TRACES
+
+    @property
+    def items(self) -> int:
+        return len(self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.raw) + self.columns.nbytes
+
+
+class Role(enum.StrEnum):
+    """What a column of a record batch is for (public contract, `role` field metadata)."""
+
+    FEATURE = "feature"
+    PREDICTION = "prediction"
+    SCORE = "score"
+    LABEL = "label"
+    TIMESTAMP = "timestamp"
+    PREDICTION_ID = "prediction_id"
+    SEGMENT = "segment"
+    IGNORE = "ignore"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Feature and prediction rows of one model, validated in full.
+
+    `roles[i]` is the role of column i. `received_ns` is the Unix time at which the batch arrived:
+    the event time of rows where no column has the role `timestamp`.
+    """
+
+    receiver: str
+    identity: Identity
+    roles: tuple[Role, ...]
+    rows: pa.RecordBatch
+    received_ns: int
+    nbytes: int
+
+    @property
+    def signal(self) -> Signal:
+        return Signal.RECORDS
+
+    @property
+    def items(self) -> int:
+        return int(self.rows.num_rows)

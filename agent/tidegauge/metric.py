@@ -1,0 +1,91 @@
+"""The one shape in which processors and scrapers hand numbers to exporters.
+
+Names and units are OpenTelemetry's (dotted names, UCUM units); an exporter translates. Everything
+here is immutable, so a snapshot may be read from any thread while the next one is being made.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+Attributes = tuple[tuple[str, str], ...]
+"""Attribute pairs in a stable order. An empty value is left out: Prometheus reads it as absent."""
+
+
+class Kind(enum.Enum):
+    """What a metric's points mean."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"  # cumulative and monotonic
+    HISTOGRAM = "histogram"  # cumulative, explicit bounds
+    EXPONENTIAL_HISTOGRAM = "exponential_histogram"  # cumulative, base 2
+
+
+class Number(msgspec.Struct, frozen=True):
+    """One gauge or counter value."""
+
+    attributes: Attributes
+    value: float
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Counts between explicit bounds: `counts[i]` lies in (bounds[i-1], bounds[i]].
+
+    `counts` has one entry more than `bounds`; the last is above every bound.
+    """
+
+    attributes: Attributes
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
+class ExponentialHistogram(msgspec.Struct, frozen=True):
+    """An OpenTelemetry base-2 exponential histogram of non-negative values.
+
+    `counts[i]` lies in (base**(offset+i), base**(offset+i+1)] with base = 2**(2**-scale);
+    `zero_count` holds exact zeros. `min` and `max` are exact.
+    """
+
+    attributes: Attributes
+    scale: int
+    offset: int
+    counts: tuple[int, ...]
+    zero_count: int
+    sum: float
+    min: float
+    max: float
+
+    @property
+    def count(self) -> int:
+        """Observations in all."""
+        return self.zero_count + sum(self.counts)
+
+
+Point = Number | Histogram | ExponentialHistogram
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A named family of points of one kind.
+
+    `unit` is UCUM: `s`, `By`, `1` for a ratio, `{row}` for an annotation. `start_ns` is the Unix
+    time from which cumulative kinds count; 0 where it does not apply.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    points: tuple[Point, ...]
+    start_ns: int = 0
+
+
+def attributes(**pairs: str) -> Attributes:
+    """Attribute pairs without the empty ones.
+
+    >>> attributes(model="fraud", stage="")
+    (('model', 'fraud'),)
+    """
+    return tuple((key, value) for key, value in pairs.items() if value)

@@ -1,0 +1,38 @@
+"""The published state: immutable tuples of metrics, swapped whole."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from tidegauge.metric import Metric
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything known at one instant. `generation` grows by one with each publication."""
+
+    generation: int
+    time_ns: int
+    metrics: tuple[Metric, ...]
+
+
+class Snapshots:
+    """Holds the latest metrics of each source. Written on the event loop, read from anywhere.
+
+    Sources publish disjoint metric names; `latest` is their union in order of first publication.
+    """
+
+    def __init__(self) -> None:
+        self._sources: dict[str, tuple[Metric, ...]] = {}
+        self._latest = Snapshot(0, time.time_ns(), ())
+
+    def publish(self, source: str, metrics: tuple[Metric, ...]) -> None:
+        """Replace what `source` published before."""
+        self._sources[source] = metrics
+        union = tuple(metric for part in self._sources.values() for metric in part)
+        self._latest = Snapshot(self._latest.generation + 1, time.time_ns(), union)
+
+    def latest(self) -> Snapshot:
+        """The newest snapshot; never blocks, never changes under the reader."""
+        return self._latest

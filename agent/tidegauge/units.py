@@ -1,0 +1,61 @@
+"""Durations, sizes and endpoints as people write them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Self
+
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+class Duration(float):
+    """Seconds, written with a unit.
+
+    >>> Duration("15s"), Duration("1h30m")
+    (15.0, 5400.0)
+    """
+
+    def __new__(cls, text: Any) -> Self:
+        """Raises ValueError for anything but one or more NUMBER UNIT that add up to more than zero."""
+        if not isinstance(text, str) or not re.fullmatch(r"(?:\d+(?:\.\d+)?(?:ns|us|ms|s|m|h|d))+", text):
+            raise ValueError("a duration is a number and a unit, such as 500ms, 15s, 10m, 1h or 7d")
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)", text)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        if seconds <= 0:
+            raise ValueError("a duration must be longer than zero")
+        return super().__new__(cls, seconds)
+
+
+class Size(int):
+    """Bytes, written with a unit.
+
+    >>> Size("64MiB"), Size("10kB")
+    (67108864, 10000)
+    """
+
+    def __new__(cls, text: Any) -> Self:
+        """Raises ValueError for anything but a NUMBER UNIT above zero."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|[kMG]B|[KMG]iB)", text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError("a size is a number and a unit, such as 512KiB, 64MiB or 1GiB")
+        size = int(float(match[1]) * _BYTES[match[2]])
+        if size <= 0:
+            raise ValueError("a size must be larger than zero")
+        return super().__new__(cls, size)
+
+
+def parse_endpoint(text: str, default_port: int | None = None) -> tuple[str, int]:
+    """Split HOST:PORT; an IPv6 host stands in brackets.
+
+    >>> parse_endpoint("127.0.0.1:4317"), parse_endpoint("[::]:9464")
+    (('127.0.0.1', 4317), ('::', 9464))
+
+    Raises:
+        ValueError: where the text is no such pair, or the port is out of range.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+))(?::(\d{1,5}))?", text)
+    port = None if match is None else int(match[3]) if match[3] else default_port
+    if match is None or port is None or port > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return match[1] or match[2], port
