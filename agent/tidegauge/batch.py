@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidegauge.identity import Identity
+from tidegauge.layout import Layout
 
 
 class Signal(enum.StrEnum):
@@ -76,30 +77,17 @@ class Spans:
         return len(self.raw) + self.columns.nbytes
 
 
-class Role(enum.StrEnum):
-    """What a column of a record batch is for (public contract, `role` field metadata)."""
-
-    FEATURE = "feature"
-    PREDICTION = "prediction"
-    SCORE = "score"
-    LABEL = "label"
-    TIMESTAMP = "timestamp"
-    PREDICTION_ID = "prediction_id"
-    SEGMENT = "segment"
-    IGNORE = "ignore"
-
-
 @dataclass(frozen=True, slots=True)
 class Records:
     """Feature and prediction rows of one model, validated in full.
 
-    `roles[i]` is the role of column i. `received_ns` is the Unix time at which the batch arrived:
-    the event time of rows where no column has the role `timestamp`.
+    `layout` tells what the columns are for. `received_ns` is the Unix time at which the batch
+    arrived: the event time of rows where no column has the role `timestamp`.
     """
 
     receiver: str
     identity: Identity
-    roles: tuple[Role, ...]
+    layout: Layout
     rows: pa.RecordBatch
     received_ns: int
     nbytes: int

@@ -62,7 +62,7 @@ class OtlpExporter(Settings, frozen=True, kw_only=True):
     endpoint: str | None = None
     forward: bool = True
     headers: dict[str, str] = {}
-    compression: Literal["gzip", "none"] = "gzip"
+    compression: Literal["gzip", "none"] = "none"
     certificate: str | None = None
     timeout: Duration = Duration("10s")
     interval: Duration = Duration("15s")
@@ -112,7 +112,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     reference_memory: Size = Size("64MiB")
     min_rows: Positive = 200
     threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.1
-    significance: Fraction = 0.001
+    significance: Fraction = 0.01
     max_identities: Positive = 100
     max_features: Positive = 1_000
     max_categories: Positive = 100

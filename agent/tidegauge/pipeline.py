@@ -82,13 +82,18 @@ class Pipeline:
         return 0.0 if since is None else time.monotonic() - since
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is queued or being folded."""
-        return not self._pending.total()
+    def alive(self) -> bool:
+        """Whether the consumer still takes batches."""
+        return self._consumer is not None and not self._consumer.done()
 
     async def collect(self, now_ns: int) -> tuple[Metric, ...]:
-        """All processors' metrics, made on the worker thread between batches."""
-        return await self._hop(self._collect, now_ns)
+        """All processors' metrics, made on the worker thread between batches.
+
+        After the end they are made here, once more; nothing if the worker never came back.
+        """
+        if self._consumer is None or not self._consumer.done():
+            return await self._hop(self._collect, now_ns)
+        return () if self._consumer.cancelled() else self._collect(now_ns)
 
     def observe(self) -> None:
         """Write the queue's gauges to the agent's own telemetry."""

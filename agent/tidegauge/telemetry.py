@@ -47,7 +47,7 @@ class Telemetry:
     def set_gauge(self, name: str, unit: str, description: str, value: float, **labels: str) -> None:
         """Set a gauge `tidegauge.<name>`."""
         _, _, values = self._gauges.setdefault(name, (unit, description, {}))
-        values[attributes(**labels)] = value
+        values[attributes(**labels)] = float(value)
 
     def collect(self) -> tuple[Metric, ...]:
         """The counters and gauges as metrics, with `tidegauge.build`."""

@@ -1,0 +1,158 @@
+"""The whole agent: every component, built and wired in one place, started sinks first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import NamedTuple
+
+from tidegauge.config import Config, ConfigError, PipelineSettings, Problem
+from tidegauge.exporters.channel import Collector
+from tidegauge.exporters.forward import Forwarder
+from tidegauge.exporters.otlp import OtlpPush
+from tidegauge.exporters.pages import Pages
+from tidegauge.pipeline import Pipeline
+from tidegauge.processors.drift import Drift
+from tidegauge.processors.latency import Latency
+from tidegauge.profile import ProfileError, Reference
+from tidegauge.publisher import Publisher
+from tidegauge.receivers.flight import FlightReceiver
+from tidegauge.receivers.grpc_server import GrpcServer
+from tidegauge.receivers.http import HttpReceiver
+from tidegauge.receivers.otlp import OtlpReceiver
+from tidegauge.scrapers.nvml import Nvml
+from tidegauge.shelf import Shelf
+from tidegauge.snapshot import Snapshots
+from tidegauge.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class Ports(NamedTuple):
+    """Where the agent listens, also where an endpoint's port was 0."""
+
+    grpc: int
+    http: int
+    pages: int
+
+
+async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], None]) -> bool:
+    """Run until `stop` is set, then drain within `pipeline.drain_timeout`.
+
+    `started` is called once everything listens. Returns False where a processor never came back,
+    so that a thread is left that the interpreter must not wait for.
+
+    Raises:
+        ConfigError: for an endpoint that cannot be listened on, or a reference that cannot be read.
+    """
+    shelf = None if config.state_dir is None else Shelf(config.state_dir)
+    references = load_references(config)
+    named = {(reference.model, reference.version) for reference in references}
+    if shelf is not None:
+        kept = shelf.load()
+        references += [one for one in kept if (one.model, one.version) not in named]
+    telemetry, snapshots = Telemetry(), Snapshots()
+    # Leaving takes at most: receivers 2 x 15 %, GPU poll 1 s, queue 30 %, collector 2 x 15 %.
+    drain_s = float(config.pipeline.drain_timeout)
+    processors = (
+        Latency(config.latency),
+        Drift(config.drift, references, None if shelf is None else shelf.keep),
+    )
+    pipeline = Pipeline(processors, telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s)
+    publisher: Publisher | None = None
+    state = ["starting"]
+
+    async with AsyncExitStack() as stack:
+        pages = await stack.enter_async_context(
+            Pages(
+                config.exporters.prometheus.endpoint,
+                snapshots,
+                health=lambda: faults(config.pipeline, pipeline, publisher),
+                ready=lambda: state,
+            )
+        )
+        forwarder = await _export(config, stack, telemetry, snapshots, 0.15 * drain_s)
+        publisher = await stack.enter_async_context(
+            Publisher(
+                pipeline,
+                telemetry,
+                snapshots,
+                interval_s=config.pipeline.publish_interval,
+                observe=() if forwarder is None else (forwarder.observe,),
+            )
+        )
+        await stack.enter_async_context(pipeline)
+        if config.scrapers.nvml.enabled:
+            await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
+        forward = None if forwarder is None else forwarder.offer
+        otlp = OtlpReceiver(pipeline, telemetry, config.identity, forward)
+        flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
+        grace_s = 0.15 * drain_s
+        http = await stack.enter_async_context(HttpReceiver(config.receivers.http, otlp, grace_s=grace_s))
+        grpc = await stack.enter_async_context(
+            GrpcServer(config.receivers.grpc, otlp, (flight.service(),), grace_s=grace_s)
+        )
+        state.clear()
+        started(Ports(grpc.port, http.port, pages.port))
+        await stop.wait()
+        state.append("stopping")
+    return pipeline.stalled_s == 0.0
+
+
+def faults(settings: PipelineSettings, pipeline: Pipeline, publisher: Publisher | None) -> list[str]:
+    """Why the agent is not healthy: data must be moving, and statistics be published."""
+    if publisher is None:
+        return ["starting"]
+    reasons = []
+    if not pipeline.alive:
+        reasons.append("the consumer is not running")
+    if pipeline.stalled_s > settings.stall_timeout:
+        reasons.append(f"the consumer has been on one step for {pipeline.stalled_s:.0f} s")
+    if publisher.age_s > settings.stall_timeout + settings.publish_interval:
+        reasons.append(f"no statistics were published for {publisher.age_s:.0f} s")
+    return reasons
+
+
+async def _export(
+    config: Config, stack: AsyncExitStack, telemetry: Telemetry, snapshots: Snapshots, drain_s: float
+) -> Forwarder | None:
+    """Start what talks to the collector; the forwarder, where received OTLP is to be passed on."""
+    settings = config.exporters.otlp
+    if settings.endpoint is None:
+        return None
+    collector = await stack.enter_async_context(Collector(settings))
+    await stack.enter_async_context(
+        OtlpPush(
+            collector,
+            snapshots,
+            telemetry,
+            resource=config.resource,
+            interval_s=settings.interval,
+            last_push_s=drain_s,
+        )
+    )
+    if not settings.forward:
+        return None
+    return await stack.enter_async_context(Forwarder(collector, telemetry, settings, drain_s=drain_s))
+
+
+def load_references(config: Config) -> list[Reference]:
+    """The references that the configuration names, under the names that it gives them.
+
+    Raises:
+        ConfigError: with every one that cannot be read.
+    """
+    references, problems = [], []
+    for index, wanted in enumerate(config.references):
+        try:
+            reference = Reference.load(wanted.path)
+        except ProfileError as error:
+            problems.append(Problem(f"references[{index}].path", str(error)))
+            continue
+        references.append(replace(reference, model=wanted.model, version=wanted.version))
+    if problems:
+        raise ConfigError(problems)
+    return references

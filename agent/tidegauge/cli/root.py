@@ -1,0 +1,153 @@
+"""The commands. What a command needs is imported when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from tidegauge.config import Config, ConfigError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def commands() -> None:
+    """Tidegauge: a telemetry sidecar for ML model servers.
+
+    \b
+    Try:
+      tidegauge run                         loopback endpoints, no collector
+      tidegauge run --config agent.yaml
+      tidegauge check agent.yaml
+      tidegauge reference build train.parquet --model fraud --version 2.1 -o fraud.parquet
+    """
+
+
+@commands.command()
+@click.option("--config", type=click.Path(path_type=Path), envvar="TIDEGAUGE_CONFIG", help="YAML file.")
+def run(config: Path | None) -> None:
+    """Run the agent until SIGTERM or Ctrl-C.
+
+    Without a configuration it takes OTLP and Arrow Flight on 127.0.0.1:4317, OTLP/HTTP on
+    127.0.0.1:4318 and serves /metrics on 127.0.0.1:9464. The environment variable TIDEGAUGE_CONFIG
+    names a file as --config does; OTEL_EXPORTER_OTLP_ENDPOINT and its kin name a collector.
+
+    \b
+    Examples:
+      tidegauge run
+      tidegauge run --config /etc/tidegauge/agent.yaml
+      OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317 tidegauge run
+    """
+    from tidegauge.cli.run import run_agent
+    from tidegauge.config import ConfigError
+
+    try:
+        run_agent(_load(config))
+    except ConfigError as error:
+        _refuse(error)
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Check a configuration: exit 0, or 2 with everything that is wrong and how to mend it.
+
+    The references and certificates that it names are read too.
+
+    \b
+    Example:
+      tidegauge check agent.yaml
+    """
+    from tidegauge.cli.run import check_files
+    from tidegauge.config import ConfigError
+
+    try:
+        check_files(_load(file))
+    except ConfigError as error:
+        _refuse(error)
+    click.echo(f"{file}: ok")
+
+
+@commands.group()
+def reference() -> None:
+    """Make and show references: what a model's columns looked like when all was well."""
+
+
+@reference.command()
+@click.argument("data", nargs=-1, required=True)
+@click.option("--model", required=True, help="The model's name, as its telemetry tells it.")
+@click.option("--version", default="", help="The model's version.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Parquet file to write.")
+@click.option("--bins", type=click.IntRange(2, 1024), default=20, show_default=True, help="Bins per number.")
+@click.option("--max-categories", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--categorical", multiple=True, metavar="COLUMN", help="Count this column's numbers as codes.")
+@click.option("--ignore", multiple=True, metavar="COLUMN", help="Leave this column out.")
+def build(
+    data: tuple[str, ...],
+    model: str,
+    version: str,
+    output: Path,
+    bins: int,
+    max_categories: int,
+    categorical: tuple[str, ...],
+    ignore: tuple[str, ...],
+) -> None:
+    """Build a reference from Parquet, CSV or Arrow files, directories or globs.
+
+    The data are streamed once, so they may be larger than memory. Columns called prediction, score,
+    label, timestamp, prediction_id or segment have those roles, as has the field metadata `role`;
+    all others are features.
+
+    \b
+    Examples:
+      tidegauge reference build train.parquet --model fraud --version 2.1 -o fraud.parquet
+      tidegauge reference build 'day=*/*.csv' --model fraud -o fraud.parquet --categorical region
+    """
+    from tidegauge.cli.reference import build_reference
+
+    build_reference(
+        data,
+        model=model,
+        version=version,
+        output=output,
+        bins=bins,
+        max_categories=max_categories,
+        categorical=categorical,
+        ignore=ignore,
+    )
+
+
+@reference.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def show(file: Path) -> None:
+    """Show a reference's columns.
+
+    \b
+    Example:
+      tidegauge reference show fraud.parquet
+    """
+    from tidegauge.cli.reference import show_reference
+
+    show_reference(file)
+
+
+@commands.command()
+def version() -> None:
+    """Print the version."""
+    from tidegauge import __version__
+
+    click.echo(f"tidegauge {__version__}")
+
+
+def _load(path: Path | None) -> Config:
+    from tidegauge import config
+
+    return config.load(path, os.environ)
+
+
+def _refuse(error: ConfigError) -> NoReturn:
+    for problem in error.problems:
+        click.echo(f"error: {problem}", err=True)
+    raise click.exceptions.Exit(2)

@@ -1,0 +1,106 @@
+"""The HTTP pages: /metrics, health, the status page and the snapshot as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from aiohttp import web
+
+from tidegauge.config import ConfigError, Problem
+from tidegauge.exporters import status
+from tidegauge.exporters.prometheus import MetricsPage
+from tidegauge.snapshot import Snapshots
+from tidegauge.units import parse_endpoint
+
+SETTING = "exporters.prometheus.endpoint"
+
+Verdict = Callable[[], list[str]]
+"""Reasons why not; none means yes."""
+
+# The page needs its own style sheet and nothing else, from nowhere else.
+_SAFE = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+class Pages:
+    """An HTTP server on `endpoint`, HOST:PORT; port 0 takes a free one, told by `port`.
+
+    `health` and `ready` are asked at each request of /healthz and /readyz: 200 where they give no
+    reason against it, else 503 with one reason a line. An async context manager: entering listens.
+
+    Raises (on entering):
+        ConfigError: naming the setting, where the endpoint cannot be listened on.
+    """
+
+    def __init__(self, endpoint: str, snapshots: Snapshots, *, health: Verdict, ready: Verdict) -> None:
+        self._endpoint = endpoint
+        self._snapshots = snapshots
+        self._health = health
+        self._ready = ready
+        self._metrics = MetricsPage(snapshots)
+        app = web.Application()
+        app.router.add_get("/", self._status)
+        app.router.add_get("/metrics", self._scrape)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/api/v1/snapshot", self._snapshot)
+        # On stopping, a page in the making gets 2 s: one of 100 k series takes 1.5 s.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        self.port = 0
+        """The port listened on, once entered."""
+
+    async def __aenter__(self) -> Self:
+        host, port = parse_endpoint(self._endpoint)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            hint = "set another HOST:PORT, or stop what listens there"
+            problem = Problem(SETTING, f"cannot listen on {self._endpoint}: {error.strerror or error}", hint)
+            raise ConfigError([problem]) from error
+        self.port = int(self._runner.addresses[0][1])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+    async def _scrape(self, request: web.Request) -> web.Response:
+        accept = ",".join(request.headers.getall("Accept", []))
+        encoding = ",".join(request.headers.getall("Accept-Encoding", []))
+        answer = await self._metrics.answer(accept, encoding)
+        headers = {"Content-Type": answer.content_type, "Vary": "Accept, Accept-Encoding"}
+        if answer.gzipped:
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=answer.body, headers=headers)
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return _verdict(self._health())
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        return _verdict(self._ready())
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        text = await asyncio.to_thread(status.page, self._snapshots.latest(), self._health())
+        return web.Response(text=text, content_type="text/html", headers=_SAFE)
+
+    async def _snapshot(self, _request: web.Request) -> web.Response:
+        # NaN and the infinities become null: JSON has no word for them, and msgspec writes them so.
+        body = await asyncio.to_thread(msgspec.json.encode, self._snapshots.latest())
+        return web.Response(body=body, content_type="application/json", headers=_SAFE)
+
+
+def _verdict(reasons: list[str]) -> web.Response:
+    text = "".join(f"{reason}\n" for reason in reasons)
+    return web.Response(
+        text=text or "ok\n", status=503 if reasons else 200, headers={"Cache-Control": "no-store"}
+    )

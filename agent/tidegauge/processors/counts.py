@@ -1,0 +1,172 @@
+"""Counts of one pane, and how a batch's columns are folded into them."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidegauge import categories
+from tidegauge.layout import FOLDED, Kind, Layout
+from tidegauge.profile import Profile, Reference
+from tidegauge.stats import bins
+
+_array_address = ctypes.pythonapi.PyCapsule_GetPointer
+_array_address.restype = ctypes.c_void_p
+_array_address.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+_CODES: dict[pa.DataType, int] = {
+    pa.float64(): bins.FLOAT64,
+    pa.float32(): bins.FLOAT32,
+    pa.int64(): bins.INT64,
+    pa.int32(): bins.INT32,
+}
+
+
+class Tables:
+    """A reference's profiles, laid out for the kernel. Numeric ones first, then categorical ones."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
+        self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
+        self.known = tuple(pa.array(p.categories, pa.string()) for p in self.categorical)
+        most = max((len(p.edges) for p in self.numeric), default=0)
+        self.edges = np.zeros((len(self.numeric), max(most, 1)))
+        self.grids = np.zeros((len(self.numeric), bins.CELLS + 1), np.int16)
+        self.places = np.zeros((len(self.numeric), 5))
+        for row, profile in enumerate(self.numeric):
+            self.edges[row, : len(profile.edges)] = profile.edges
+            self.grids[row], origin, scale = bins.grid(profile.edges)
+            self.places[row] = origin, scale, profile.lowest, profile.highest, profile.center
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """In the order of the counts' rows."""
+        return self.numeric + self.categorical
+
+
+class Counts:
+    """What a pane holds: counts per bin, sums per bin and tallies. Sums of panes are panes."""
+
+    def __init__(self, tables: Tables) -> None:
+        features, most = tables.edges.shape
+        self.counts = np.zeros((features, most + 1), np.int64)
+        self.sums = np.zeros((features, most + 1))
+        self.tallies = np.zeros((features, bins.TALLIES), np.int64)
+        self.categories = [np.zeros(len(known) + 1, np.int64) for known in tables.known]
+        self.missing = np.zeros(len(tables.known), np.int64)
+
+    def __iadd__(self, other: Counts) -> Self:
+        self.counts += other.counts
+        self.sums += other.sums
+        self.tallies += other.tallies
+        for own, more in zip(self.categories, other.categories, strict=True):
+            np.add(own, more, out=own)
+        self.missing += other.missing
+        return self
+
+
+class Skipped(NamedTuple):
+    """A column that gets no statistics, and why: `no_reference`, `type_changed` or `embedding`."""
+
+    name: str
+    reason: str
+
+
+class Plan:
+    """Which columns of a layout go where in the counts. Made once per stream."""
+
+    def __init__(self, layout: Layout, schema: pa.Schema, tables: Tables) -> None:
+        self._tables = tables
+        self.skipped: list[Skipped] = []
+        self._casts: list[int] = []
+        self._texts: list[tuple[int, int]] = []
+        numeric = {profile.name: row for row, profile in enumerate(tables.numeric)}
+        categorical = {profile.name: row for row, profile in enumerate(tables.categorical)}
+        columns = []
+        for index, (name, role, kind) in enumerate(
+            zip(layout.names, layout.roles, layout.kinds, strict=True)
+        ):
+            if role not in FOLDED:
+                continue
+            if name in categorical and _countable(schema.field(index).type, kind):
+                self._texts.append((index, categorical[name]))
+            elif name in numeric and kind is Kind.NUMERIC:
+                row = numeric[name]
+                code = _CODES.get(schema.field(index).type)
+                if code is None:
+                    self._casts.append(index)
+                    code = bins.FLOAT64
+                columns.append((index, row, code, len(tables.numeric[row].edges)))
+            else:
+                self.skipped.append(Skipped(name, _reason(name in numeric or name in categorical, kind)))
+        self._columns = np.array(columns, np.int64).reshape(len(columns), 4)
+
+    def fold(self, rows: pa.RecordBatch, counts: Counts) -> None:
+        """Add a batch of this layout to the counts."""
+        for index, row in self._texts:
+            found, missing = categories.count(rows.column(index), self._tables.known[row])
+            counts.categories[row] += found
+            counts.missing[row] += missing
+        for index in self._casts:
+            doubles: Any = pc.cast(rows.column(index), pa.float64(), safe=False)
+            rows = rows.set_column(index, rows.schema.names[index], doubles)
+        if len(self._columns):
+            tables = self._tables
+            # The capsules own the exported structs: they must outlive the kernel.
+            exported: Any = rows
+            capsules = exported.__arrow_c_array__()
+            bins.fold(
+                _array_address(capsules[1], b"arrow_array"),
+                self._columns,
+                tables.edges,
+                tables.grids,
+                tables.places,
+                counts.counts,
+                counts.sums,
+                counts.tallies,
+            )
+            del capsules
+
+
+def _countable(kind: pa.DataType, folded: Kind) -> bool:
+    return folded is Kind.CATEGORICAL or pa.types.is_integer(kind)
+
+
+def _reason(known: bool, kind: Kind) -> str:
+    if kind is Kind.EMBEDDING:
+        return "embedding"
+    return "type_changed" if known else "no_reference"
+
+
+class Tally(NamedTuple):
+    """One profile's share of some counts."""
+
+    profile: Profile
+    counts: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.float64]
+    missing: int
+    out_of_range: int
+
+    @property
+    def rows(self) -> int:
+        """Rows with a value."""
+        return int(self.counts.sum())
+
+
+def tallies(tables: Tables, counts: Counts) -> list[Tally]:
+    """The counts of each profile, in the order of `tables.profiles`."""
+    found = []
+    for row, profile in enumerate(tables.numeric):
+        used = len(profile.counts)
+        tally = counts.tallies[row]
+        missing = int(tally[bins.MISSING] + tally[bins.NAN])
+        outside = int(tally[bins.BELOW] + tally[bins.ABOVE])
+        found.append(Tally(profile, counts.counts[row, :used], counts.sums[row, :used], missing, outside))
+    for row, profile in enumerate(tables.categorical):
+        found.append(Tally(profile, counts.categories[row], np.empty(0), int(counts.missing[row]), 0))
+    return found

@@ -1,0 +1,159 @@
+"""Drift of features and predictions against a reference, per identity."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from tidegauge.batch import Batch, Records
+from tidegauge.config import Drift as Settings
+from tidegauge.identity import Identity
+from tidegauge.layout import Kind, Role
+from tidegauge.metric import Metric, Number, attributes
+from tidegauge.processors.counts import Tables, tallies
+from tidegauge.processors.evidence import PRIMARY, evidence
+from tidegauge.processors.report import METRICS, Points, describe, family, lifetime, report
+from tidegauge.processors.warmup import WarmUp
+from tidegauge.processors.window import Window
+from tidegauge.profile import ProfileError, Reference
+from tidegauge.stats.distances import false_discoveries
+
+log = logging.getLogger(__name__)
+
+Model = tuple[str, str]
+
+
+class Drift:
+    """Implements the pipeline's Processor for record batches.
+
+    A model without a reference gets one from its first `drift.reference_rows` rows; those rows are
+    not judged. `on_reference` is told of each such reference, on the worker thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        references: Iterable[Reference] = (),
+        on_reference: Callable[[Reference], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._references: dict[Model, Reference] = {}
+        self._tables: dict[Model, Tables] = {}
+        self._warm_ups: dict[Model, WarmUp] = {}
+        self._windows: dict[Identity, Window] = {}
+        self._known: dict[Identity, tuple[tuple[int, int], Points]] = {}
+        self._on_reference = on_reference
+        self._start_ns = time.time_ns()
+        for reference in references:
+            self._adopt(reference)
+
+    def update(self, batch: Batch) -> Mapping[str, int]:
+        """Fold a batch of records.
+
+        Rows are left out as `late`, `future`, `identity_limit` or `schema_changed`.
+        """
+        if not isinstance(batch, Records) or not batch.items:
+            return {}
+        model = (batch.identity.model, batch.identity.version)
+        if model in self._references:
+            return self._fold(batch)
+        warm_up = self._warm_ups.get(model)
+        if warm_up is None:
+            if len(self._references) + len(self._warm_ups) >= self._settings.max_identities:
+                return {"identity_limit": batch.items}
+            warm_up = self._warm_ups[model] = WarmUp(*model, self._settings)
+        share = self._settings.reference_memory // len(self._warm_ups)
+        rest = warm_up.update(batch, share)
+        if not warm_up.ready:
+            return {}
+        del self._warm_ups[model]
+        try:
+            reference = warm_up.build()
+        except ProfileError as error:
+            log.warning("no reference of %s %s from its first rows: %s", *model, error)
+            return {"schema_changed": batch.items}
+        self._adopt(reference)
+        log.info("the first %d rows of %s %s are its reference now", reference.rows, *model)
+        if self._on_reference is not None:
+            self._on_reference(reference)
+        return self._fold(rest) if rest.items else {}
+
+    def collect(self, now_ns: int) -> tuple[Metric, ...]:
+        """Statistics of every window, counts on both sides and the references' own rows."""
+        points: Points = defaultdict(list)
+        for identity, window in self._windows.items():
+            stamp = window.stamp(now_ns)
+            known = self._known.get(identity)
+            if known is None or known[0] != stamp:
+                known = self._known[identity] = (stamp, self._judge(identity, window, now_ns))
+            for name, more in known[1].items():
+                points[name].extend(more)
+        self._collect_references(points)
+        return tuple(
+            Metric(name, about.kind, about.unit, about.description, tuple(points[name]), self._start_ns)
+            for name, about in METRICS.items()
+            if name in points
+        )
+
+    def _adopt(self, reference: Reference) -> None:
+        model = (reference.model, reference.version)
+        limit = self._settings.max_features
+        if len(reference.profiles) > limit:
+            log.warning(
+                "%s %s: only the first %d of %d columns are watched (drift.max_features)",
+                *model,
+                limit,
+                len(reference.profiles),
+            )
+            reference = replace(reference, profiles=reference.profiles[:limit])
+        self._references[model] = reference
+        self._tables[model] = Tables(reference)
+
+    def _fold(self, batch: Records) -> Mapping[str, int]:
+        window = self._windows.get(batch.identity)
+        if window is None:
+            if len(self._windows) >= self._settings.max_identities:
+                return {"identity_limit": batch.items}
+            tables = self._tables[batch.identity.model, batch.identity.version]
+            window = self._windows[batch.identity] = Window(tables, self._settings)
+        return window.update(batch)
+
+    def _judge(self, identity: Identity, window: Window, now_ns: int) -> Points:
+        points: Points = defaultdict(list)
+        columns = tallies(window.tables, window.total(now_ns))
+        judged = [c for c in columns if c.rows >= self._settings.min_rows and c.profile.rows > 0]
+        found = [evidence(column) for column in judged]
+        significant = false_discoveries([e.p_values[PRIMARY] for e in found], self._settings.significance)
+        for column in columns:
+            describe(identity, column, points)
+        for column, its, rare in zip(judged, found, significant.tolist(), strict=True):
+            drifted = rare and its.score >= self._settings.threshold
+            report(identity, column, its, drifted, points)
+        for column in tallies(window.tables, window.lifetime()):
+            if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
+                points["prediction.histogram"].append(lifetime(identity, column))
+        for skipped in window.skipped[: self._settings.max_features]:
+            where = identity.attributes(feature=skipped.name, reason=skipped.reason)
+            points["feature.skipped"].append(Number(where, 1.0))
+        return points
+
+    def _collect_references(self, points: Points) -> None:
+        for (model, version), reference in self._references.items():
+            where = attributes(model=model, version=version, source=reference.source)
+            points["reference.rows"].append(Number(where, float(reference.rows)))
+            points["reference.ready"].append(Number(where, 1.0))
+        for (model, version), warm_up in self._warm_ups.items():
+            where = attributes(model=model, version=version, source=warm_up.SOURCE)
+            points["reference.rows"].append(Number(where, float(warm_up.rows)))
+            points["reference.ready"].append(Number(where, 0.0))
+        # A reference is described once, whatever the number of stages and data sources.
+        for reference in self._references.values():
+            whose = Identity(reference.model, reference.version)
+            for profile in reference.profiles:
+                prefix, key = family(profile.role)
+                for label, count in zip(profile.bin_labels(), profile.counts.tolist(), strict=True):
+                    where = whose.attributes(**{key: profile.name, "bin": label})
+                    points[f"{prefix}.reference.count"].append(Number(where, float(count)))

@@ -1,0 +1,145 @@
+"""A sliding window in event time, made of panes that add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidegauge.batch import Records
+from tidegauge.config import Drift as Settings
+from tidegauge.layout import Layout, Role
+from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
+
+_UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+_FARTHEST_S = 9.2e9
+"""Unix seconds that still fit int64 nanoseconds (year 2261)."""
+
+
+class Window:
+    """The rows of one identity over the last `drift.window`, as counts.
+
+    Rows belong to the pane of their event time. The watermark is the latest event time met; rows
+    more than `drift.allowed_lateness` behind it are late and left out, and so are rows more than
+    `drift.max_future` ahead of their arrival, which would drag the watermark with them. While
+    nothing arrives the window moves on with the clock.
+    """
+
+    def __init__(self, tables: Tables, settings: Settings) -> None:
+        self.tables = tables
+        self._retired = Counts(tables)
+        self.skipped: tuple[Skipped, ...] = ()
+        self._panes: dict[int, Counts] = {}
+        self._pane_ns = max(int(settings.window * 1e9) // settings.panes, 1)
+        self._most = settings.panes
+        self._lateness_ns = int(settings.allowed_lateness * 1e9)
+        self._future_ns = int(settings.max_future * 1e9)
+        self._watermark: int | None = None
+        self._arrived = 0
+        self._plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()
+        self._updates = 0
+
+    def update(self, batch: Records) -> Mapping[str, int]:
+        """Fold a batch. Returns the rows left out, by reason: `late` or `future`."""
+        plan = self._plans.get(batch.layout)
+        if plan is None:
+            plan = self._plans[batch.layout] = Plan(batch.layout, batch.rows.schema, self.tables)
+            self.skipped = tuple(plan.skipped)
+        self._updates += 1
+        times = event_times(batch)
+        timely = times <= batch.received_ns + self._future_ns
+        future = batch.items - int(timely.sum())
+        if not timely.any():
+            return {"future": future} if future else {}
+        newest = int(times.max(where=timely, initial=-(2**63)))
+        # Lateness is judged by what was known before: a batch's own rows may come in any order.
+        horizon = newest if self._watermark is None else self._watermark
+        self._watermark = max(newest, horizon)
+        self._arrived = batch.received_ns
+        first = self._first_pane(self._watermark)
+        self._retire(first)
+        timely &= (times >= horizon - self._lateness_ns) & (times >= first * self._pane_ns)
+        self._fold(batch.rows, times, timely, plan)
+        late = batch.items - future - int(timely.sum())
+        left_out = {"late": late, "future": future}
+        return {reason: rows for reason, rows in left_out.items() if rows}
+
+    def total(self, now_ns: int) -> Counts:
+        """The sum of the panes in the window at Unix time `now_ns`."""
+        self._retire(self._first_pane_now(now_ns))
+        total = Counts(self.tables)
+        for pane in self._panes.values():
+            total += pane
+        return total
+
+    def lifetime(self) -> Counts:
+        """The sum of every pane there ever was."""
+        total = Counts(self.tables)
+        for pane in (self._retired, *self._panes.values()):
+            total += pane
+        return total
+
+    def stamp(self, now_ns: int) -> tuple[int, int]:
+        """Differs from an earlier one if the total may."""
+        return self._updates, self._first_pane_now(now_ns)
+
+    def _fold(
+        self, rows: pa.RecordBatch, times: npt.NDArray[np.int64], timely: npt.NDArray[np.bool_], plan: Plan
+    ) -> None:
+        if not timely.all():
+            rows, times = rows.filter(pa.array(timely)), times[timely]
+        panes = times // self._pane_ns
+        if len(panes) and panes.min() == panes.max():
+            plan.fold(rows, self._pane(int(panes[0])))
+            return
+        for number in np.unique(panes).tolist():
+            plan.fold(rows.filter(pa.array(panes == number)), self._pane(number))
+
+    def _pane(self, number: int) -> Counts:
+        pane = self._panes.get(number)
+        if pane is None:
+            pane = self._panes[number] = Counts(self.tables)
+        return pane
+
+    def _first_pane(self, watermark: int) -> int:
+        return watermark // self._pane_ns - self._most + 1
+
+    def _first_pane_now(self, now_ns: int) -> int:
+        if self._watermark is None:
+            return 0
+        return self._first_pane(self._watermark + max(now_ns - self._arrived, 0))
+
+    def _retire(self, first: int) -> None:
+        for number in [number for number in self._panes if number < first]:
+            self._retired += self._panes.pop(number)
+
+
+def event_times(batch: Records) -> npt.NDArray[np.int64]:
+    """The event time of each row, Unix nanoseconds: int64[rows].
+
+    From the column with the role `timestamp`: an Arrow timestamp, int64 nanoseconds or float64
+    seconds. A null, a NaN or a missing column means the time of arrival; what int64 cannot hold is
+    clipped.
+    """
+    index = batch.layout.index(Role.TIMESTAMP)
+    if index is None:
+        return np.full(batch.items, batch.received_ns, np.int64)
+    column = batch.rows.column(index)
+    if pa.types.is_float64(column.type):
+        seconds = column.to_numpy(zero_copy_only=False)
+        clipped = (np.clip(np.nan_to_num(seconds), -_FARTHEST_S, _FARTHEST_S) * 1e9).astype(np.int64)
+        return np.where(np.isnan(seconds), batch.received_ns, clipped)
+    unit = _UNITS[column.type.unit] if pa.types.is_timestamp(column.type) else 1
+    whole: Any = pc.cast(column, pa.int64())
+    numbers: npt.NDArray[np.int64] = whole.fill_null(0).to_numpy(zero_copy_only=False)
+    farthest = int(_FARTHEST_S * 1e9) // unit
+    times: npt.NDArray[np.int64] = np.clip(numbers, -farthest, farthest) * np.int64(unit)
+    if column.null_count:
+        times = np.where(column.is_valid().to_numpy(zero_copy_only=False), times, batch.received_ns)
+    return times

@@ -1,0 +1,152 @@
+"""A reference: what each column of a model looked like, as counts on fixed bins, and its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidegauge.layout import Kind, Role
+
+FORMAT = "1"
+
+_COLUMNS: dict[str, pa.DataType] = {
+    "name": pa.string(),
+    "role": pa.string(),
+    "kind": pa.string(),
+    "missing": pa.int64(),
+    "lowest": pa.float64(),
+    "highest": pa.float64(),
+    "center": pa.float64(),
+    "edges": pa.list_(pa.float64()),
+    "categories": pa.list_(pa.string()),
+    "counts": pa.list_(pa.int64()),
+    "sums": pa.list_(pa.float64()),
+}
+_SCHEMA = pa.schema(_COLUMNS)
+
+
+class ProfileError(Exception):
+    """A reference that cannot be built or read, and why."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profile:
+    """One column of the reference.
+
+    Numeric: bin b holds the values in (edges[b-1], edges[b]]; `counts` int64[edges + 1]; `sums`
+    float64[edges + 1] of finite values about `center`. Categorical: `counts` int64[categories + 1],
+    the last being all other values. `missing` counts nulls and NaNs.
+    """
+
+    name: str
+    role: Role
+    kind: Kind
+    missing: int
+    counts: npt.NDArray[np.int64]
+    edges: npt.NDArray[np.float64]
+    sums: npt.NDArray[np.float64]
+    categories: tuple[str, ...] = ()
+    lowest: float = 0.0
+    highest: float = 0.0
+    center: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Rows with a value."""
+        return int(self.counts.sum())
+
+    def bin_labels(self) -> tuple[str, ...]:
+        """A name for each bin: an interval, or a category; `__unseen__` for all others."""
+        if self.kind is Kind.CATEGORICAL:
+            return (*self.categories, "__unseen__")
+        bounds = ["-inf", *map(repr, self.edges.tolist()), "+inf"]
+        ends = [*["]"] * len(self.edges), ")"]
+        return tuple(f"({bounds[b]},{bounds[b + 1]}{end}" for b, end in enumerate(ends))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The profiles of a model's columns. `source` tells where it came from: `file` or `first_rows`."""
+
+    model: str
+    version: str
+    source: str
+    rows: int
+    profiles: tuple[Profile, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write it as Parquet: one row per column. The same reference gives the same bytes."""
+        metadata = {
+            "tidegauge.reference": FORMAT,
+            "model": self.model,
+            "version": self.version,
+            "rows": str(self.rows),
+        }
+        rows = [_row(profile) for profile in self.profiles]
+        table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        try:
+            pq.write_table(table, partial)
+            partial.replace(target)
+        except OSError as error:
+            raise ProfileError(f"{path} cannot be written: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path, source: str = "file") -> Reference:
+        """Read what `save` wrote.
+
+        Raises:
+            ProfileError: for a file that is not there or not a reference.
+        """
+        try:
+            table = pq.read_table(path)
+        except FileNotFoundError as error:
+            raise ProfileError(f"{path} is not there; make it with `tidegauge reference build`") from error
+        except (OSError, pa.ArrowException) as error:
+            raise ProfileError(f"{path} is not a reference: {error}") from error
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        if metadata.get("tidegauge.reference") != FORMAT or not table.schema.equals(_SCHEMA):
+            raise ProfileError(
+                f"{path} is not a reference of format {FORMAT}; make one with `tidegauge reference build`"
+            )
+        profiles = tuple(_profile(row) for row in table.to_pylist())
+        return cls(metadata["model"], metadata["version"], source, int(metadata["rows"]), profiles)
+
+
+def _row(profile: Profile) -> dict[str, Any]:
+    return {
+        "name": profile.name,
+        "role": profile.role.value,
+        "kind": profile.kind.value,
+        "missing": profile.missing,
+        "lowest": profile.lowest,
+        "highest": profile.highest,
+        "center": profile.center,
+        "edges": profile.edges,
+        "categories": profile.categories,
+        "counts": profile.counts,
+        "sums": profile.sums,
+    }
+
+
+def _profile(row: dict[str, Any]) -> Profile:
+    return Profile(
+        name=row["name"],
+        role=Role(row["role"]),
+        kind=Kind(row["kind"]),
+        missing=row["missing"],
+        counts=np.array(row["counts"], np.int64),
+        edges=np.array(row["edges"], np.float64),
+        sums=np.array(row["sums"], np.float64),
+        categories=tuple(row["categories"]),
+        lowest=row["lowest"],
+        highest=row["highest"],
+        center=row["center"],
+    )

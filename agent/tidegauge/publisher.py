@@ -1,0 +1,80 @@
+"""Publishes the processors' statistics and the agent's own counters at a steady pace."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from tidegauge.pipeline import Pipeline
+from tidegauge.snapshot import Snapshots
+from tidegauge.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Writes to Snapshots once per interval, and once more when left.
+
+    `observe` are called first: components write their gauges to telemetry there. The agent's own
+    counters do not wait for the processors, so a stuck one can be seen on /metrics.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        telemetry: Telemetry,
+        snapshots: Snapshots,
+        *,
+        interval_s: float,
+        observe: Sequence[Callable[[], None]] = (),
+    ) -> None:
+        self._pipeline = pipeline
+        self._observe = (pipeline.observe, *observe)
+        self._telemetry = telemetry
+        self._snapshots = snapshots
+        self._interval_s = interval_s
+        self._published_s = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since statistics were last published."""
+        return time.monotonic() - self._published_s
+
+    async def __aenter__(self) -> Self:
+        self._count()
+        self._tasks = [asyncio.create_task(self._statistics()), asyncio.create_task(self._counters())]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._collect()
+        self._count()
+
+    async def _statistics(self) -> None:
+        while True:
+            await self._collect()
+            await asyncio.sleep(self._interval_s)
+
+    async def _counters(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            self._count()
+
+    async def _collect(self) -> None:
+        metrics = await self._pipeline.collect(time.time_ns())
+        self._snapshots.publish("statistics", metrics)
+        self._published_s = time.monotonic()
+
+    def _count(self) -> None:
+        for observe in self._observe:
+            observe()
+        self._snapshots.publish("telemetry", self._telemetry.collect())

@@ -1,0 +1,146 @@
+"""Building a reference from rows, one pass, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidegauge import categories
+from tidegauge.layout import FOLDED, Kind, Layout, Role
+from tidegauge.profile import Profile, ProfileError, Reference
+from tidegauge.stats.bins import bin_index, grid, quantile_edges
+from tidegauge.stats.value_counts import ValueCounts
+
+MAX_DISTINCT = 100_000
+"""Distinct texts counted per column; those met after that many count as `other`."""
+
+
+class ReferenceBuilder:
+    """Folds record batches into profiles; the order and the size of the batches do not matter.
+
+    `categorical` names numeric columns whose numbers are codes, to be counted one by one.
+    """
+
+    def __init__(self, *, bins: int, max_categories: int, categorical: Collection[str] = ()) -> None:
+        self._bins = bins
+        self._max_categories = max_categories
+        self._categorical = categorical
+        self._columns: dict[str, _Numbers | _Texts] = {}
+        self._rows = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows folded so far."""
+        return self._rows
+
+    def update(self, rows: pa.RecordBatch, layout: Layout) -> None:
+        """Fold a batch. A column that is missing from a batch counts as missing in all its rows.
+
+        Raises:
+            ProfileError: where a column changes between numbers and text.
+        """
+        met = set()
+        for index, (name, role, kind) in enumerate(
+            zip(layout.names, layout.roles, layout.kinds, strict=True)
+        ):
+            if role not in FOLDED or kind not in (Kind.NUMERIC, Kind.CATEGORICAL):
+                continue
+            wanted = _Texts if kind is Kind.CATEGORICAL or name in self._categorical else _Numbers
+            column = self._columns.get(name)
+            if column is None:
+                column = self._columns[name] = wanted(role)
+                column.missing = self._rows
+            if not isinstance(column, wanted):
+                raise ProfileError(f"column {name!r} holds numbers in some files and text in others")
+            column.update(rows.column(index))
+            met.add(name)
+        for name in self._columns.keys() - met:
+            self._columns[name].missing += rows.num_rows
+        self._rows += rows.num_rows
+
+    def build(self, model: str, version: str, source: str) -> Reference:
+        """The reference of all rows folded.
+
+        Raises:
+            ProfileError: where there was no row, or no column that can have statistics.
+        """
+        if not self._rows or not self._columns:
+            raise ProfileError("there are no rows, or no numeric or categorical columns, to build from")
+        profiles = []
+        for name, column in self._columns.items():
+            if isinstance(column, _Numbers):
+                profiles.append(column.profile(name, self._bins))
+            else:
+                profiles.append(column.profile(name, self._max_categories))
+        return Reference(model, version, source, self._rows, tuple(profiles))
+
+
+class _Numbers:
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.missing = 0
+        self._values = ValueCounts()
+        self._lowest, self._highest = np.inf, -np.inf
+        self._infinite = np.zeros(2, np.int64)  # below, above
+
+    def update(self, column: Any) -> None:
+        present = pc.cast(column, pa.float64(), safe=False).drop_null().to_numpy(zero_copy_only=False)
+        nans = int(np.isnan(present).sum())
+        self.missing += len(column) - len(present) + nans
+        finite = present[np.isfinite(present)]
+        self._infinite += (int((present == -np.inf).sum()), int((present == np.inf).sum()))
+        if len(finite):
+            self._lowest = min(self._lowest, float(finite.min()))
+            self._highest = max(self._highest, float(finite.max()))
+            self._values.update(finite)
+
+    def profile(self, name: str, bins: int) -> Profile:
+        counted = self._values.sorted()
+        edges = quantile_edges(counted.upper, counted.counts, bins)
+        counts = np.zeros(len(edges) + 1, np.int64)
+        sums = np.zeros(len(edges) + 1)
+        center = 0.0
+        if len(counted.counts):
+            values = counted.lower / 2 + counted.upper / 2
+            center = float(np.average(values, weights=counted.counts))
+            place = bin_index(counted.upper, edges, *grid(edges))
+            np.add.at(counts, place, counted.counts)
+            np.add.at(sums, place, counted.counts * (values - center))
+        counts[0] += self._infinite[0]
+        counts[-1] += self._infinite[1]
+        lowest, highest = (self._lowest, self._highest) if len(counted.counts) else (0.0, 0.0)
+        return Profile(
+            name, self.role, Kind.NUMERIC, self.missing, counts, edges, sums, (), lowest, highest, center
+        )
+
+
+class _Texts:
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.missing = 0
+        self._counts: Counter[str] = Counter()
+        self._other = 0
+
+    def update(self, column: Any) -> None:
+        texts, counts, missing = categories.distinct(column)
+        self.missing += missing
+        for text, count in zip(texts.to_pylist(), counts.tolist(), strict=True):
+            if text in self._counts or len(self._counts) < MAX_DISTINCT:
+                self._counts[text] += count
+            else:
+                self._other += count
+
+    def profile(self, name: str, most: int) -> Profile:
+        # Ties are broken by the text, so that the order of the rows leaves no trace.
+        ranked = sorted((-count, text) for text, count in self._counts.items() if count)
+        kept = ranked[:most]
+        other = self._other - sum(count for count, _ in ranked[most:])
+        counts = np.array([*(-count for count, _ in kept), other], np.int64)
+        empty = np.empty(0)
+        texts = tuple(text for _, text in kept)
+        return Profile(name, self.role, Kind.CATEGORICAL, self.missing, counts, empty, empty, texts)

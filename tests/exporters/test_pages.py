@@ -1,0 +1,247 @@
+"""The pages, over a real client."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import math
+import re
+from collections.abc import Awaitable, Callable
+from html.parser import HTMLParser
+
+import aiohttp
+import pytest
+from tidegauge.config import ConfigError
+from tidegauge.exporters.pages import Pages
+from tidegauge.metric import Attributes, ExponentialHistogram, Kind, Metric, Number
+from tidegauge.snapshot import Snapshot, Snapshots
+
+MODEL: Attributes = (("model", "fraud"), ("version", "2.1"))
+
+
+def gauge(name: str, unit: str, *points: tuple[Attributes, float]) -> Metric:
+    return Metric(name, Kind.GAUGE, unit, "", tuple(Number(*point) for point in points))
+
+
+def counter(name: str, *points: tuple[Attributes, float]) -> Metric:
+    return Metric(f"tidegauge.{name}", Kind.COUNTER, "{item}", "", tuple(Number(*p) for p in points))
+
+
+def feature(name: str) -> Attributes:
+    return (*MODEL, ("feature", name))
+
+
+GRPC: Attributes = (("receiver", "otlp"), ("signal", "traces"))
+GPU: Attributes = (("hw.id", "GPU-1"), ("hw.name", "H100"))
+LATENCY = ExponentialHistogram(
+    (*MODEL, ("operation", "/predict"), ("status", "ok")), 4, -80, (0, 100), 0, 3.2, 0.0325, 0.0330
+)
+METRICS = (
+    counter("received", (GRPC, 1234567.0)),
+    counter("accepted", (GRPC, 1234560.0)),
+    counter("rejected", ((*GRPC, ("reason", "queue_full")), 7.0)),
+    gauge("tidegauge.queue.usage", "By", ((), 3 * 2**20)),
+    Metric("model.inference.latency", Kind.EXPONENTIAL_HISTOGRAM, "s", "", (LATENCY,)),
+    gauge("feature.drift.score", "{score}", (feature("age"), 0.01), (feature("income"), 0.73)),
+    gauge(
+        "feature.drift.p_value",
+        "",
+        ((*feature("income"), ("statistic", "ks")), 0.5),
+        ((*feature("income"), ("statistic", "psi")), 1e-9),
+    ),
+    gauge("feature.window.rows", "{row}", (feature("income"), 4096.0), (feature("new"), 3.0)),
+    gauge("feature.drifted", "", (feature("age"), 0.0), (feature("income"), 1.0)),
+    gauge("feature.missing", "1", (feature("income"), 0.25)),
+    gauge("hw.gpu.utilization", "1", ((*GPU, ("hw.gpu.task", "general")), 0.5), (GPU, math.nan)),
+    gauge("hw.gpu.memory.usage", "By", (GPU, 80 * 2**30)),
+    gauge("feature.reference.rows", "{row}", (MODEL, 5000.0)),
+)
+
+
+def serve(
+    visit: Callable[[aiohttp.ClientSession, Snapshots], Awaitable[None]],
+    *,
+    health: Callable[[], list[str]] = list,
+    ready: Callable[[], list[str]] = list,
+) -> None:
+    async def scene() -> None:
+        snapshots = Snapshots()
+        async with (
+            Pages("127.0.0.1:0", snapshots, health=health, ready=ready) as pages,
+            aiohttp.ClientSession(f"http://127.0.0.1:{pages.port}", auto_decompress=False) as client,
+        ):
+            await visit(client, snapshots)
+
+    asyncio.run(scene())
+
+
+def test_metrics() -> None:
+    async def visit(client: aiohttp.ClientSession, snapshots: Snapshots) -> None:
+        snapshots.publish("one", METRICS)
+        async with client.get("/metrics", headers={"Accept-Encoding": "identity"}) as answer:
+            assert answer.status == 200
+            assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            assert "Content-Encoding" not in answer.headers
+            plain = await answer.read()
+        assert b'tidegauge_received_total{receiver="otlp",signal="traces"} 1.234567e+06\n' in plain
+        async with client.get("/metrics", headers={"Accept-Encoding": "gzip"}) as answer:
+            assert answer.headers["Content-Encoding"] == "gzip"
+            assert gzip.decompress(await answer.read()) == plain
+        accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8"
+        async with client.get("/metrics", headers={"Accept": accept, "Accept-Encoding": ""}) as answer:
+            assert answer.headers["Content-Type"].endswith("escaping=allow-utf-8")
+            assert (await answer.read()).endswith(b"# EOF\n")
+        async with client.post("/metrics") as answer:
+            assert answer.status == 405
+
+    serve(visit)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_verdicts(path: str) -> None:
+    reasons: list[str] = []
+
+    async def visit(client: aiohttp.ClientSession, snapshots: Snapshots) -> None:
+        async with client.get(path) as answer:
+            assert (answer.status, await answer.text()) == (200, "ok\n")
+        reasons.extend(["the consumer is stuck", "no listener"])
+        async with client.get(path) as answer:
+            assert (answer.status, await answer.text()) == (503, "the consumer is stuck\nno listener\n")
+        other = "/readyz" if path == "/healthz" else "/healthz"
+        async with client.get(other) as answer:
+            assert answer.status == 200
+
+    if path == "/healthz":
+        serve(visit, health=lambda: reasons)
+    else:
+        serve(visit, ready=lambda: reasons)
+
+
+def test_snapshot_as_json() -> None:
+    published = []
+
+    async def visit(client: aiohttp.ClientSession, snapshots: Snapshots) -> None:
+        snapshots.publish("one", (*METRICS, gauge("odd", "", ((), math.inf), (MODEL, math.nan))))
+        published.append(snapshots.latest())
+        async with client.get("/api/v1/snapshot") as answer:
+            assert answer.content_type == "application/json"
+            found = json.loads(await answer.read(), parse_constant=pytest.fail)
+        assert found["generation"] == 1
+        assert [metric["name"] for metric in found["metrics"]] == [m.name for m in METRICS] + ["odd"]
+        assert [point["value"] for point in found["metrics"][-1]["points"]] == [None, None]
+        latency = next(metric for metric in found["metrics"] if metric["name"] == "model.inference.latency")
+        assert latency["points"][0]["counts"] == [0, 100]
+        assert latency["kind"] == "exponential_histogram"
+
+    serve(visit)
+    assert isinstance(published[0], Snapshot)
+
+
+class Page(HTMLParser):
+    """Rows of the tables as text, and everything that would be fetched from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.marked: list[bool] = []
+        self.fetched: list[str] = []
+        self.inside = False
+        self.feed(text)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "img", "iframe"):
+            self.fetched.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+            self.marked.append(dict(attrs).get("class") == "ill")
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += data
+
+    def row(self, *start: str) -> list[str]:
+        matches = [row for row in self.rows if tuple(row[: len(start)]) == start]
+        assert len(matches) == 1, (start, self.rows)
+        return matches[0]
+
+
+def status_page(metrics: tuple[Metric, ...], reasons: tuple[str, ...] = ()) -> str:
+    found = []
+
+    async def visit(client: aiohttp.ClientSession, snapshots: Snapshots) -> None:
+        snapshots.publish("one", metrics)
+        async with client.get("/") as answer:
+            assert answer.status == 200
+            assert answer.content_type == "text/html"
+            assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+            found.append(await answer.text())
+
+    serve(visit, health=lambda: list(reasons))
+    return found[0]
+
+
+def test_status_page_tells_the_state() -> None:
+    text = status_page(METRICS)
+    page = Page(text)
+    assert page.fetched == []
+    assert not re.search(r"url\(|@import|https?://", text)
+    income = page.row("fraud 2.1", "income")
+    assert income[2:] == ["drifted", "0.73", "1e-09 (psi)", "4,096", "25.0%"]
+    assert page.row("fraud 2.1", "age")[2:4] == ["steady", "0.01"]
+    assert page.row("fraud 2.1", "new")[2] == "too few rows"
+    assert [row for row, marked in zip(page.rows, page.marked, strict=True) if marked] == [income]
+    latency = page.row("fraud 2.1", "/predict", "ok")
+    assert latency[3] == "100"
+    assert all(32 <= float(cell.removesuffix(" ms")) <= 33.1 for cell in latency[4:])
+    assert page.row("otlp", "traces")[2:5] == ["1,234,567", "1,234,560", "7"]
+    assert page.row("rejected", "otlp traces") == ["rejected", "otlp traces", "queue_full", "7"]
+    assert page.row("H100", "GPU-1")[2:5] == ["50.0%", "80.0 GiB", ""]
+    assert page.row("fraud 2.1", "feature.reference.rows")[-1] == "5,000"
+    assert page.row("tidegauge.queue.usage")[-1] == "3.0 MiB"
+    assert "not well" not in text
+
+
+def test_status_page_of_nothing() -> None:
+    text = status_page((), ("<stuck>",))
+    assert "not well: &lt;stuck&gt;" in text
+    assert "No spans were received yet." in text
+
+
+def test_status_page_escapes_what_others_name() -> None:
+    evil = '<script>alert("x")</script>'
+    metrics = (
+        gauge("feature.drift.score", "", (((("model", evil), ("feature", evil))), math.nan)),
+        counter("received", ((("receiver", evil), ("signal", evil)), 1.0)),
+        gauge("tidegauge.odd", "", ((("key", evil),), math.inf)),
+    )
+    text = status_page(metrics)
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") == 5
+
+
+def test_status_page_is_bounded() -> None:
+    points = tuple((feature(f"f{n}"), n / 1000) for n in range(1000))
+    text = status_page((gauge("feature.drift.score", "", *points),))
+    assert text.count("<tr>") == 201
+    assert "and 800 more" in text
+    assert "f999" in text  # the largest scores come first
+
+
+def test_a_taken_port_names_the_setting() -> None:
+    async def scene() -> None:
+        async with Pages("127.0.0.1:0", Snapshots(), health=list, ready=list) as first:
+            endpoint = f"127.0.0.1:{first.port}"
+            with pytest.raises(
+                ConfigError, match=rf"exporters.prometheus.endpoint: cannot listen on {endpoint}"
+            ):
+                async with Pages(endpoint, Snapshots(), health=list, ready=list):
+                    pass
+
+    asyncio.run(scene())

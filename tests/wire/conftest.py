@@ -1,0 +1,164 @@
+"""Wire-level strategies: messages as any sender might write them, not only as a library does."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import strategies as st
+
+Bytes = st.SearchStrategy[bytes]
+
+
+def varint(value: int, padding: int = 0) -> bytes:
+    """A varint, with `padding` bytes more than it needs."""
+    out = bytearray()
+    value &= 2**64 - 1
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    if padding:
+        return bytes([*out, value | 0x80, *[0x80] * (padding - 1), 0])
+    return bytes([*out, value])
+
+
+def number(field: int, value: int, padding: int = 0) -> bytes:
+    return varint(field << 3) + varint(value, padding)
+
+
+def fixed64(field: int, value: int) -> bytes:
+    return varint(field << 3 | 1) + struct.pack("<Q", value)
+
+
+def double(field: int, value: float) -> bytes:
+    return varint(field << 3 | 1) + struct.pack("<d", value)
+
+
+def message(field: int, payload: bytes) -> bytes:
+    return varint(field << 3 | 2) + varint(len(payload)) + payload
+
+
+def group(field: int, payload: bytes) -> bytes:
+    return varint(field << 3 | 3) + payload + varint(field << 3 | 4)
+
+
+unknown: Bytes = st.recursive(
+    st.one_of(
+        st.builds(number, st.integers(50, 2**29 - 1), st.integers(0, 2**64 - 1)),
+        st.builds(number, st.just(50), st.integers(0, 2**32), st.integers(1, 5)),
+        st.builds(fixed64, st.integers(50, 60), st.integers(0, 2**64 - 1)),
+        st.builds(message, st.integers(50, 60), st.binary(max_size=4)),
+        # A known number with another wire type is an unknown field too.
+        st.builds(number, st.sampled_from([1, 2, 4, 5, 9, 15]), st.integers(0, 300)),
+        st.just(b"\x35" + bytes(4)),
+    ),
+    lambda inner: st.builds(group, st.integers(1, 60), st.lists(inner, max_size=2).map(b"".join)),
+    max_leaves=3,
+)
+
+
+def fields(*choices: Bytes, least: int = 0, most: int = 6) -> Bytes:
+    """A message body: any of the fields, in any order and number, unknown ones among them."""
+    pieces = st.lists(st.one_of(*choices, unknown), min_size=least, max_size=most)
+
+    @st.composite  # which keeps hypothesis from spelling out the whole grammar as the strategy's name
+    def body(draw: st.DrawFn) -> bytes:
+        return b"".join(draw(pieces))
+
+    return body()
+
+
+def sub(field: int, payload: Bytes) -> Bytes:
+    return payload.map(lambda raw: message(field, raw))
+
+
+def text(field: int, strategy: st.SearchStrategy[str] | None = None) -> Bytes:
+    return (st.text(max_size=12) if strategy is None else strategy).map(
+        lambda value: message(field, value.encode())
+    )
+
+
+any_value = fields(
+    text(1, st.sampled_from(["", "fraud", "2.1", "ü"])),
+    st.builds(number, st.just(2), st.integers(0, 2)),
+    st.builds(number, st.just(3), st.integers(-3, 3)),
+    st.builds(double, st.just(4), st.floats(allow_nan=False)),
+    sub(5, st.just(b"")),
+    sub(6, st.just(b"")),
+    sub(7, st.binary(max_size=3)),
+    st.builds(number, st.just(8), st.integers(0, 2)),
+    least=1,
+    most=2,
+)
+
+KEYS = [
+    "model.name",
+    "gen_ai.response.model",
+    "gen_ai.request.model",
+    "triton.model_name",
+    "model.version",
+    "triton.model_version",
+    "deployment.environment.name",
+    "model.stage",
+    "data_source",
+    "service.name",
+    "service.version",
+    "model.nam",
+    "http.route",
+    "",
+]
+
+key = text(1, st.sampled_from(KEYS))
+key_value = st.one_of(
+    st.tuples(key, sub(2, text(1, st.sampled_from(["fraud", "churn"])))).map(b"".join),
+    fields(key, sub(2, any_value), least=2, most=4),
+)
+
+status = fields(text(2), st.builds(number, st.just(3), st.sampled_from([0, 1, 2, 3, 2**32 + 2])), most=2)
+
+span = fields(
+    sub(1, st.binary(max_size=16)),
+    sub(4, st.sampled_from([b"", bytes(8), b"12345678"])),
+    text(5),
+    st.builds(number, st.just(6), st.sampled_from([0, 1, 2, 3, 4, 5, 2**32 + 2, 2**64 - 1])),
+    st.builds(fixed64, st.just(7), st.integers(0, 2**64 - 1)),
+    st.builds(fixed64, st.just(8), st.integers(0, 2**64 - 1)),
+    sub(9, key_value),
+    sub(9, key_value),
+    sub(15, status),
+    least=3,
+    most=12,
+)
+
+scope_spans = fields(sub(1, st.just(b"")), sub(2, span), sub(2, span), text(3), least=1, most=4)
+resource = fields(
+    sub(1, key_value), sub(1, key_value), st.builds(number, st.just(2), st.integers(0, 9)), most=4
+)
+resource_spans = fields(sub(1, resource), sub(2, scope_spans), sub(2, scope_spans), text(3), least=1, most=4)
+
+points = fields(sub(1, st.just(b"")), st.builds(number, st.just(2), st.integers(0, 2)), most=3)
+metric = fields(text(1), *(sub(kind, points) for kind in (5, 7, 9, 10, 11)), most=4)
+scope_metrics = fields(sub(2, metric), text(3), most=3)
+resource_metrics = fields(sub(1, resource), sub(2, scope_metrics), most=3)
+
+log_record = fields(st.builds(fixed64, st.just(1), st.integers(0, 9)), sub(6, key_value), most=2)
+resource_logs = fields(sub(1, resource), sub(2, fields(sub(2, log_record), text(3), most=3)), most=3)
+
+
+@pytest.fixture(scope="session")
+def wire() -> SimpleNamespace:
+    """Writers of single fields, and strategies of whole requests of each signal."""
+    writers: dict[str, Callable[..., bytes]] = {
+        "number": number,
+        "fixed64": fixed64,
+        "message": message,
+        "group": group,
+    }
+    return SimpleNamespace(
+        **writers,
+        traces=fields(sub(1, resource_spans), sub(1, resource_spans), most=3),
+        metrics=fields(sub(1, resource_metrics), most=3),
+        logs=fields(sub(1, resource_logs), most=3),
+    )
