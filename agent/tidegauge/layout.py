@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Layout:
-    """Names, roles and kinds of a schema's columns, in order. Compared by identity: one per stream."""
+    """Names, roles and kinds of a schema's columns, in order. Compared by identity."""
 
     names: tuple[str, ...]
     roles: tuple[Role, ...]
@@ -63,19 +64,29 @@ def layout_of(schema: pa.Schema) -> Layout:
     `feature`.
 
     Raises:
-        LayoutError: for an unknown role, two columns of one name, two timestamps, or a type that
-            the role cannot have.
+        LayoutError: for an unknown role, two columns of one name, two timestamps or prediction ids, a
+            type that the role cannot have, a nested type, or nothing to watch.
     """
     names = tuple(schema.names)
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    if twice:
-        raise LayoutError(f"column {min(twice)!r} appears twice; give each column its own name")
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise LayoutError(f"column {name!r} appears {times} times; give each column its own name")
     roles = tuple(_role(field) for field in schema)
     kinds = tuple(_kind(field, role) for field, role in zip(schema, roles, strict=True))
     for role in (Role.TIMESTAMP, Role.PREDICTION_ID):
         if roles.count(role) > 1:
             raise LayoutError(f"more than one column has the role {role}; give the others the role ignore")
+    # It also bounds the rows that bytes can claim: each takes a bit of such a column at least.
+    if not any(role in FOLDED for role in roles):
+        raise LayoutError("no column is a feature, a prediction or a score; there is nothing to watch")
     return Layout(names, roles, kinds)
+
+
+def storage_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values proper: behind extensions, and in dictionaries."""
+    while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
+    return kind
 
 
 def _role(field: pa.Field[Any]) -> Role:
@@ -91,6 +102,11 @@ def _role(field: pa.Field[Any]) -> Role:
 
 def _kind(field: pa.Field[Any], role: Role) -> Kind:
     kind = field.type
+    if storage_type(kind).num_fields and not _is_embedding(kind):
+        raise LayoutError(
+            f"column {field.name!r} has the nested type {kind}; send each part as a column, or floats of an "
+            "embedding as a FixedSizeList, or leave it out"
+        )
     if role in (Role.IGNORE, Role.PREDICTION_ID, Role.LABEL, Role.SEGMENT):
         return Kind.NONE
     if role is Role.TIMESTAMP:
@@ -128,7 +144,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _is_embedding(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
+    return pa.types.is_fixed_size_list(kind) and kind.list_size > 0 and pa.types.is_floating(kind.value_type)
 
 
 _KINDS: tuple[tuple[Callable[[pa.DataType], bool], Kind], ...] = (

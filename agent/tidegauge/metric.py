@@ -23,7 +23,7 @@ class Kind(enum.Enum):
     EXPONENTIAL_HISTOGRAM = "exponential_histogram"  # cumulative, base 2
 
 
-class Number(msgspec.Struct, frozen=True):
+class Number(msgspec.Struct, frozen=True, gc=False):
     """One gauge or counter value."""
 
     attributes: Attributes

@@ -81,7 +81,10 @@ class Snapshot:
 
     def latencies(self) -> Iterator[Latency]:
         """One for each operation and status seen."""
-        for labels, histogram in self._points.get("model.inference.latency", ()):
+        points = self._points.get("model.inference.latency", [])
+        for labels, histogram in sorted(
+            points, key=lambda point: (point[0]["operation"], point[0]["status"])
+        ):
             counts = histogram["counts"]
             requests = histogram["zero_count"] + sum(counts)
             quantiles = (quantile(histogram, q) for q in (0.5, 0.95, 0.99))

@@ -163,7 +163,7 @@ async def set_up(folder: Path, window_s: float, feature: str) -> AsyncIterator[S
             model_server = await stack.enter_async_context(process(folder, "server", command, environ))
             scene.watch(model_server)
             await until_ok(session, f"{server}/healthz", model_server)
-        console.print(f"[green]✔[/] server      opentelemetry-instrument uvicorn server:app, {server}")
+        console.print(f"[green]✔[/] server      opentelemetry-instrument uvicorn server:app, :{ports.server}")
         traffic = asyncio.create_task(scene.traffic.run(), name="traffic")
         scene.watch(traffic)
         try:
@@ -253,13 +253,8 @@ def main() -> int:
     else:
         console.print(f"Logs and configuration are kept in {folder}", soft_wrap=True)
         for path in sorted(folder.glob("*.log")):
-            console.print(
-                f"--- {path.name} ends with",
-                *path.read_text().splitlines()[-5:],
-                sep="\n",
-                markup=False,
-                highlight=False,
-            )
+            lines = [f"--- {path.name} ends with", *path.read_text().splitlines()[-5:]]
+            console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return status
 
 

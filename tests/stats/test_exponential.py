@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from tidegauge.stats import exponential
 from tidegauge.stats.exponential import MAX_BUCKETS, MAX_SCALE
 

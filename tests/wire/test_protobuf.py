@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tidegauge.wire import protobuf
 from tidegauge.wire.protobuf import BAD_TAG, OVERLONG, TOO_DEEP, TRUNCATED, UNBALANCED, view
 

@@ -51,8 +51,8 @@ class Outcome(NamedTuple):
 class OtlpReceiver:
     """Reads OTLP requests into batches for the pipeline, and passes on what was accepted.
 
-    `forward(signal, raw, items)` is called on the event loop, after the request has been accepted. An empty
-    request is accepted and goes nowhere.
+    `forward(signal, raw, items)` is called on the event loop, after the request has been accepted. An
+    empty request is accepted and goes nowhere.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ multiplication are), so the counts are those of a binary search, to the bit.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -41,7 +42,7 @@ def grid(edges: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int16], float, 
     """
     if len(edges) > np.iinfo(np.int16).max:
         raise ValueError(f"{len(edges)} edges are more than a grid can index")
-    if not np.all(np.isfinite(edges)) or np.any(np.diff(edges) <= 0):
+    if not np.all(np.isfinite(edges)) or np.any(edges[1:] <= edges[:-1]):
         raise ValueError("edges must be finite and strictly ascending")
     table = np.zeros(CELLS + 1, np.int16)
     if len(edges) == 0:
@@ -209,7 +210,8 @@ def quantile_edges(
     if len(upper) == 0:
         return np.empty(0)
     if len(upper) == 1:
-        return np.array([np.nextafter(upper[0], -np.inf), upper[0]])
+        below = math.nextafter(upper[0], -math.inf)
+        return np.array([below, upper[0]]) if math.isfinite(below) else upper.copy()
     if len(upper) <= bins:
         return upper[:-1].copy()
     cumulative = np.cumsum(counts)

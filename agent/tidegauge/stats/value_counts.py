@@ -24,6 +24,10 @@ sketch takes 512 KiB when full."""
 _HASH = np.int64(-7046029254386353131)  # 2**64 / golden ratio, odd
 
 
+_LEAST, _GREATEST = np.int64(-0x7FF0_0000_0000_0000), np.int64(0x7FEF_FFFF_FFFF_FFFF)
+"""The patterns of the least and the greatest finite double."""
+
+
 class Counted(NamedTuple):
     """Ascending values and how often each occurred; `upper[i]` is the largest that `lower[i]` stands for."""
 
@@ -33,9 +37,11 @@ class Counted(NamedTuple):
 
 
 class ValueCounts:
-    """Counts finite doubles. NaN and infinities are left out."""
+    """Counts finite doubles. NaN and infinities are left out. Two patterns, the signs, always remain."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
+        if capacity < 2:
+            raise ValueError("the two signs need a capacity of 2")
         self._capacity = capacity
         self._shift = 0
         self._distinct = 0
@@ -67,6 +73,8 @@ class ValueCounts:
         order = np.argsort(keys)
         lower = keys[order] << np.int64(self._shift)
         upper = lower + np.int64((1 << self._shift) - 1)
+        # A coarse pattern may reach beyond the finite doubles.
+        lower, upper = np.maximum(lower, _LEAST), np.minimum(upper, _GREATEST)
         return Counted(_doubles(lower), _doubles(upper), counts[order])
 
     def _insert(self, patterns: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:

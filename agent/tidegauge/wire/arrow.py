@@ -1,8 +1,11 @@
 """Arrow Flight's framing and Arrow's message headers, as far as a `DoPut` server needs them.
 
-Read from the wire, because pyarrow's reader can neither refuse compressed buffers nor cap what a
-message declares (and allocates it first). Sources: Apache Arrow's Flight.proto, Message.fbs and the
-columnar format's section on encapsulated messages; FlatBuffers' internals for table layout.
+Read from the wire before pyarrow does, because its reader can neither refuse compressed buffers nor
+cap what a message declares: it allocates that first. What passes here takes no more memory once read
+than its sender paid for in bytes, `check_schema`'s own limit aside.
+
+Sources: Apache Arrow's Flight.proto, Message.fbs and Schema.fbs and the columnar format's section on
+encapsulated messages; FlatBuffers' internals for the layout of tables and vectors.
 """
 
 from __future__ import annotations
@@ -11,8 +14,27 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from tidegauge.wire.protobuf import check, field, view
+
 SCHEMA, DICTIONARY, RECORDS = 1, 2, 3
 """Message headers that a record stream may hold."""
+
+_V5 = 4
+"""The metadata version since Arrow 1.0 (2020). V4 could hide compression in a message's metadata."""
+
+_DESCRIPTOR, _HEADER, _BODY, _PATH = 1 << 3 | 2, 2 << 3 | 2, 1000 << 3 | 2, 3 << 3 | 2
+
+_ENTRY_BYTES = 256
+"""About what a field or an entry of metadata takes once read, its text aside."""
+
+_MESSAGE_METADATA_BYTES = 2**16
+"""Metadata of single messages, of which the agent reads none."""
+
+_TIMESTAMP, _UNION = 10, 14
+"""Types with a parameter of any length: a time zone, and the type ids."""
 
 
 class ArrowError(ValueError):
@@ -31,7 +53,6 @@ class MessageHeader(NamedTuple):
     """What a message's FlatBuffer says of it; `rows` and what follows is not said of a schema."""
 
     kind: int
-    body_length: int
     rows: int = 0
     compressed: bool = False
     dictionary: int = 0
@@ -44,76 +65,69 @@ def flight_message(raw: bytes) -> FlightMessage:
     Raises:
         ArrowError: for bytes that are no protobuf message of this kind.
     """
-    path, header, body = None, memoryview(b""), memoryview(b"")
+    path: tuple[str, ...] | None = None
+    whole = memoryview(raw)
+    header = body = whole[:0]
     try:
-        for number, value in _fields(memoryview(raw)):
-            if number == 1:
-                path = _path(value)
-            elif number == 2:
-                header = value
-            elif number == 1000:
-                body = value
-    except (IndexError, UnicodeDecodeError) as error:
-        raise ArrowError("not a FlightData message") from error
+        for tag, start, end in _fields(raw, 0, len(raw), 0):
+            if tag == _HEADER:
+                header = whole[start:end]
+            elif tag == _BODY:
+                body = whole[start:end]
+            elif tag == _DESCRIPTOR:
+                path = (*(path or ()), *_path(raw, start, end))
+    except ValueError as error:
+        raise ArrowError(f"not a FlightData message: {error}") from error
     return FlightMessage(path, header, body)
 
 
-def _path(descriptor: memoryview) -> tuple[str, ...]:
-    return tuple(bytes(value).decode() for number, value in _fields(descriptor) if number == 3)
+def put_result(metadata: bytes) -> bytes:
+    """A serialized PutResult, whose one field is `app_metadata`."""
+    size, rest = [], len(metadata)
+    while rest > 0x7F:
+        size.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes((1 << 3 | 2, *size, rest)) + metadata
 
 
-def _fields(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The length-delimited fields of a message; others are skipped."""
-    position, end = 0, len(raw)
+def _path(raw: bytes, start: int, end: int) -> Iterator[str]:
+    for tag, begin, behind in _fields(raw, start, end, 1):
+        if tag == _PATH:
+            yield raw[begin:behind].decode()
+
+
+def _fields(raw: bytes, position: int, end: int, level: int) -> Iterator[tuple[int, int, int]]:
+    """Tag, start and end of each field; start and end are a payload's where it has a length."""
+    octets = view(raw)
     while position < end:
-        tag, position = _varint(raw, position)
-        wire_type = tag & 7
-        if wire_type == 0:
-            _, position = _varint(raw, position)
-            continue
-        if wire_type in (1, 5):
-            position += 8 if wire_type == 1 else 4
-            continue
-        if wire_type != 2:
-            raise IndexError
-        length, position = _varint(raw, position)
-        if position + length > end:
-            raise IndexError
-        yield tag >> 3, raw[position : position + length]
-        position += length
+        tag, _, start, position = field(octets, position, end, level)
+        yield tag, start, check(position)
 
 
-def _varint(raw: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = raw[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise IndexError
-
-
-def message_header(flatbuffer: memoryview) -> MessageHeader:
-    """Read kind, rows and body length, and whether any buffer is compressed.
+def message_header(message: FlightMessage) -> MessageHeader:
+    """Read what kind of message it is and what it declares.
 
     Raises:
-        ArrowError: for a header that is no schema, dictionary or record batch, or points outside itself.
+        ArrowError: for a header that is no schema, dictionary or record batch, points outside itself,
+            contradicts the body, or would have the reader take more memory than there are bytes.
     """
     try:
-        message = _Table(flatbuffer, _unsigned(flatbuffer, 0))
-        kind = message.byte(1)
-        body_length = message.long(3)
-        header = message.table(2)
-        if kind not in (SCHEMA, DICTIONARY, RECORDS) or header is None or body_length < 0:
+        table = _Table(message.header, _unsigned(message.header, 0))
+        kind, body_length, header = table.byte(1), table.long(3), table.table(2)
+        if kind not in (SCHEMA, DICTIONARY, RECORDS) or header is None:
             raise ArrowError(f"message kind {kind} has no place in a stream of records")
+        if table.byte(0) != _V5:
+            raise ArrowError("only metadata version V5 is taken, which is Arrow's since 1.0 (2020)")
+        if body_length != len(message.body) or (kind == SCHEMA and body_length):
+            raise ArrowError(f"a body of {body_length} bytes is declared, one of {len(message.body)} came")
+        _metadata_bytes(table, 4, _MESSAGE_METADATA_BYTES)
         if kind == SCHEMA:
-            return MessageHeader(kind, body_length)
+            return MessageHeader(kind)
         batch = header.table(1) if kind == DICTIONARY else header
         if batch is None:
             raise ArrowError("a dictionary message without values")
-        said = MessageHeader(kind, body_length, batch.long(0), batch.table(3) is not None)
+        _check_buffers(batch, body_length)
+        said = MessageHeader(kind, batch.long(0), batch.table(3) is not None)
         if kind == DICTIONARY:
             said = said._replace(dictionary=header.long(0), delta=header.byte(2) != 0)
         return said
@@ -121,42 +135,120 @@ def message_header(flatbuffer: memoryview) -> MessageHeader:
         raise ArrowError("not an Arrow message header") from error
 
 
+def check_schema(flatbuffer: memoryview, most: int) -> None:
+    """Refuse a schema that takes more than `most` bytes once read.
+
+    A FlatBuffer's offsets may all lead to one place, so that a header of 1 MiB reads as 1 TB of
+    metadata, or of columns.
+
+    Raises:
+        ArrowError: for such a one, or one that points outside itself.
+    """
+    try:
+        schema = _Table(flatbuffer, _unsigned(flatbuffer, 0)).table(2)
+        waiting = [] if schema is None else [(schema, 1, 2)]
+        left = most
+        while waiting:
+            table, fields, metadata = waiting.pop()
+            left -= _metadata_bytes(table, metadata, left)
+            left -= _ENTRY_BYTES * table.count(fields)
+            if left < 0:
+                raise ArrowError("a schema is too large once read")
+            for column in table.tables(fields):
+                left -= column.count(0)
+                kind = column.table(3)
+                if kind is not None and column.byte(2) in (_TIMESTAMP, _UNION):
+                    left -= 4 * kind.count(1)
+                waiting.append((column, 5, 6))
+    except (struct.error, IndexError) as error:
+        raise ArrowError("not an Arrow schema") from error
+
+
+def _metadata_bytes(table: _Table, slot: int, most: int) -> int:
+    size = _ENTRY_BYTES * table.count(slot)
+    if size <= most:
+        size += sum(entry.count(0) + entry.count(1) for entry in table.tables(slot))
+    if size > most:
+        raise ArrowError("a schema or a message's metadata is too large once read")
+    return size
+
+
+def _check_buffers(batch: _Table, body_length: int) -> None:
+    """Refuse buffers that share bytes, for then the work is more than the bytes sent."""
+    # Unsigned, so that a negative length is a huge one; as doubles, so that the sum cannot wrap.
+    if batch.pairs(2)[1::2].sum(dtype=np.float64) > body_length:
+        raise ArrowError(f"buffers reach outside the body of {body_length} bytes, or share parts of it")
+
+
 def encapsulate(header: memoryview, body: memoryview) -> bytes:
-    """The message as an IPC stream has it: continuation, length, padded header, body."""
+    """The message as an IPC stream has it: continuation, length, padded header, body.
+
+    The one copy of a batch's values. It aligns them: in a FlightData they lie anywhere.
+    """
     padding = -len(header) % 8
     prefix = struct.pack("<Ii", 0xFFFF_FFFF, len(header) + padding)
     return b"".join((prefix, header, bytes(padding), body))
 
 
+_unpack_offset = struct.Struct("<I").unpack_from
+_unpack_vtable = struct.Struct("<i").unpack_from
+_unpack_slot = struct.Struct("<H").unpack_from
+_unpack_long = struct.Struct("<q").unpack_from
+
+
 class _Table:
     """A FlatBuffer table: an offset to a vtable, which has the offset of each field or 0."""
+
+    __slots__ = ("_fields", "_position", "_raw", "_vtable")
 
     def __init__(self, raw: memoryview, position: int) -> None:
         self._raw = raw
         self._position = position
-        self._vtable = position - struct.unpack_from("<i", raw, position)[0]
+        self._vtable = position - _unpack_vtable(raw, position)[0]
         if self._vtable < 0:
             raise IndexError
-        self._fields = (struct.unpack_from("<H", raw, self._vtable)[0] - 4) // 2
+        self._fields = (_unpack_slot(raw, self._vtable)[0] - 4) // 2
 
-    def _at(self, field: int) -> int:
-        if field >= self._fields:
-            return 0
-        offset: int = struct.unpack_from("<H", self._raw, self._vtable + 4 + 2 * field)[0]
-        return self._position + offset if offset else 0
-
-    def byte(self, field: int) -> int:
-        at = self._at(field)
+    def byte(self, slot: int) -> int:
+        at = self._at(slot)
         return self._raw[at] if at else 0
 
-    def long(self, field: int) -> int:
-        at = self._at(field)
-        return int(struct.unpack_from("<q", self._raw, at)[0]) if at else 0
+    def long(self, slot: int) -> int:
+        at = self._at(slot)
+        return int(_unpack_long(self._raw, at)[0]) if at else 0
 
-    def table(self, field: int) -> _Table | None:
-        at = self._at(field)
-        return _Table(self._raw, at + _unsigned(self._raw, at)) if at else None
+    def table(self, slot: int) -> _Table | None:
+        at = self._follow(slot)
+        return _Table(self._raw, at) if at else None
+
+    def count(self, slot: int) -> int:
+        """The elements of a vector, or the bytes of a string."""
+        at = self._follow(slot)
+        return _unsigned(self._raw, at) if at else 0
+
+    def tables(self, slot: int) -> Iterator[_Table]:
+        """The elements of a vector of tables."""
+        start = self._follow(slot) + 4
+        for at in range(start, start + 4 * self.count(slot), 4):
+            yield _Table(self._raw, at + _unsigned(self._raw, at))
+
+    def pairs(self, slot: int) -> npt.NDArray[np.uint64]:
+        """The elements of a vector of structs of two 64-bit numbers: uint64[2 * count]."""
+        start, nbytes = self._follow(slot) + 4, 16 * self.count(slot)
+        if start + nbytes > len(self._raw):
+            raise IndexError
+        return np.frombuffer(self._raw[start : start + nbytes], "<u8")
+
+    def _at(self, slot: int) -> int:
+        if slot >= self._fields:
+            return 0
+        offset: int = _unpack_slot(self._raw, self._vtable + 4 + 2 * slot)[0]
+        return self._position + offset if offset else 0
+
+    def _follow(self, slot: int) -> int:
+        at = self._at(slot)
+        return at + _unsigned(self._raw, at) if at else 0
 
 
 def _unsigned(raw: memoryview, position: int) -> int:
-    return int(struct.unpack_from("<I", raw, position)[0])
+    return int(_unpack_offset(raw, position)[0])

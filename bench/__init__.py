@@ -1,0 +1,1 @@
+"""Figures beside peers, all measured in one run: `python -m bench [--quick]`."""

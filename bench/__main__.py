@@ -1,0 +1,65 @@
+"""`python -m bench [--quick]`: measures everything and prints one table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+import tidegauge
+from bench import records, scrape, spans, startup
+from bench.figure import Figure, show
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Figures beside peers, in one run.")
+    parser.add_argument("--quick", action="store_true", help="one round each, in about a minute")
+    parser.add_argument("--only", choices=PARTS, help="one part of it")
+    arguments = parser.parse_args()
+    console, progress = Console(width=140), Console(stderr=True)
+    console.print(machine())
+    figures: list[Figure] = []
+    remarks: list[str] = []
+    for part in [arguments.only] if arguments.only else PARTS:
+        progress.print(f"measuring: {part}")
+        for found in PARTS[part](arguments.quick):
+            if isinstance(found, Figure):
+                figures.append(found)
+            else:
+                remarks.append(found)
+    console.print("medians, with the range where repeated; core-s: CPU seconds of the whole agent process\n")
+    show(figures, console)
+    for remark in remarks:
+        console.print(f"not measured: {remark}")
+
+
+PARTS: dict[str, Callable[[bool], Iterable[Figure | str]]] = {
+    "startup": lambda quick: startup.measure(rounds=1 if quick else 5, seconds=5 if quick else 10),
+    "records": lambda quick: records.measure(rounds=1 if quick else 5, batches=500 if quick else 1500),
+    "spans": lambda quick: spans.measure(rounds=1 if quick else 5, requests=1000 if quick else 3000),
+    "scrape": lambda quick: scrape.measure(rounds=1 if quick else 3, seconds=5 if quick else 10),
+}
+
+
+def machine() -> str:
+    """What all of it ran on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return ", ".join(
+        [
+            models[0] if models else platform.machine(),
+            f"{os.cpu_count()} cores",
+            f"{platform.system()} {platform.release()}",
+            f"Python {platform.python_version()}",
+            f"tidegauge {tidegauge.__version__}",
+            f"load {os.getloadavg()[0]:.1f}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Record batches through Flight into drift statistics, beside NannyML and whylogs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import peers
+from bench.figure import Figure
+from bench.payload import COLUMNS, ROWS, write_batches
+from bench.process import Agent
+
+VALUES = ROWS * COLUMNS
+
+
+def measure(rounds: int, batches: int) -> Iterator[Figure | str]:
+    """Figures, and a sentence where a peer is missing."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "batches.arrows")
+        write_batches(file)
+        rates, walls = _agent(file, rounds, batches)
+        what = f"Flight → drift, {COLUMNS} float64 x {ROWS} rows"
+        yield Figure(f"{what}, by the clock", "M values/s", [wall / 1e6 for wall in walls])
+        try:
+            found = peers.measure(file, rounds)
+        except peers.MissingError as missing:
+            yield Figure(what, "M values/core-s", [rate / 1e6 for rate in rates])
+            yield str(missing)
+            return
+        for peer, peer_rates in found.items():
+            own, other = ([rate / 1e6 for rate in these] for these in (rates, peer_rates))
+            yield Figure(what, "M values/core-s", own, peer, other)
+
+
+def _agent(file: Path, rounds: int, batches: int) -> tuple[list[float], list[float]]:
+    """Values per CPU second of the agent, and per second of the sender, of each round."""
+    rates, walls = [], []
+    with Agent() as agent:
+        # The first rows become the reference; they and the first windows are not measured.
+        sent = 16
+        _send(agent, sent, file)
+        agent.wait_for(sent * ROWS, "tidegauge_folded_total", signal="records")
+        for _ in range(rounds):
+            begin = agent.cpu_s()
+            wall_s = _send(agent, batches, file)
+            sent += batches
+            agent.wait_for(sent * ROWS, "tidegauge_folded_total", signal="records")
+            rates.append(batches * VALUES / (agent.cpu_s() - begin))
+            walls.append(batches * VALUES / wall_s)
+    return rates, walls
+
+
+def _send(agent: Agent, batches: int, file: Path) -> float:
+    command = [sys.executable, "-m", "bench.sender", "records", str(agent.grpc), str(batches), str(file)]
+    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return float(told["wall_s"])

@@ -1,0 +1,82 @@
+"""Sends to the agent, as a process of its own: `python -m bench.sender records|spans PORT COUNT [FILE]`.
+
+A refused batch or request is sent again a little later, so that all of it is folded in the end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+
+import grpc
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from bench.payload import MODEL, VERSION, span_request
+
+TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+IN_FLIGHT = 8
+BACK_OFF_S = 0.02
+
+
+def send_records(port: int, count: int, file: str) -> int:
+    """Send `count` batches, those of an Arrow stream over and over; returns how many were refused."""
+    with pa.OSFile(file, "rb") as source, pa.ipc.open_stream(source) as stream:
+        batches = list(stream)
+    refused, waiting, done = 0, 0, 0
+    with fl.FlightClient(f"grpc://127.0.0.1:{port}") as client:
+        path = fl.FlightDescriptor.for_path("records", MODEL, VERSION)
+        writer, reader = client.do_put(path, batches[0].schema)
+        while done < count:
+            while waiting < IN_FLIGHT and done + waiting < count:
+                writer.write_batch(batches[(done + waiting) % len(batches)])
+                waiting += 1
+            answer = json.loads(reader.read().to_pybytes())  # type: ignore[attr-defined]
+            waiting -= 1
+            if answer["rejected_rows"]:
+                refused += 1
+                time.sleep(BACK_OFF_S)
+            else:
+                done += 1
+        writer.close()
+    return refused
+
+
+def send_spans(port: int, count: int) -> int:
+    """Send `count` requests, a few at a time; returns how many were refused."""
+    request = span_request()
+    refused = 0
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        export: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(TRACES)
+        calls = deque(export.future(request) for _ in range(min(IN_FLIGHT, count)))
+        left = count - len(calls)
+        while calls:
+            try:
+                calls.popleft().result()
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                refused += 1
+                time.sleep(BACK_OFF_S)
+                calls.append(export.future(request))
+                continue
+            if left:
+                calls.append(export.future(request))
+                left -= 1
+    return refused
+
+
+def main() -> None:
+    kind, port, count, *file = sys.argv[1:]
+    begin = time.monotonic()
+    if kind == "records":
+        refused = send_records(int(port), int(count), *file)
+    else:
+        refused = send_spans(int(port), int(count))
+    print(json.dumps({"refused": refused, "wall_s": time.monotonic() - begin}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Fetches or builds the real components that the e2e tests talk to.
+
+    python3 tests/e2e/tools.py           get what is missing; quick when all is there
+    python3 tests/e2e/tools.py --where   print as JSON where each is, or why it is not
+
+Everything goes to ${XDG_CACHE_HOME:-~/.cache}/tidegauge-tools, in a directory per version, and
+comes into place whole or not at all. Uses the standard library, apt-get and go; what cannot be had
+is named with the reason, and the exit status stays 0: the tests decide what its absence means.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegauge-tools"
+MANIFEST = Path(__file__).with_name("collector-build.yaml")
+BUILDER = "go.opentelemetry.io/collector/cmd/builder"
+
+
+class Tool(NamedTuple):
+    """A component: its binaries lie in `directory`, and `fetch` fills an empty directory so."""
+
+    name: str
+    directory: Path
+    binaries: tuple[str, ...]
+    at_least: tuple[int, ...]
+    needs: str
+    fetch: Callable[[Path], None]
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--where"]:
+        print(json.dumps({tool.name: where(tool) for tool in TOOLS}))
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for tool in TOOLS:
+            get(tool)
+
+
+def where(tool: Tool) -> dict[str, object]:
+    """`{"path", "version"}` of a tool in the cache, else `{"missing", "obtainable"}`."""
+    obtainable = shutil.which(tool.needs) is not None
+    if not all((tool.directory / name).is_file() for name in tool.binaries):
+        reason = "run `make tools`" if obtainable else f"{tool.needs} is not on this machine"
+        return {"missing": reason, "obtainable": obtainable}
+    try:
+        version = max(version_of(tool.directory / name) for name in tool.binaries)
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        return {"missing": f"the cached one does not run: {error}", "obtainable": obtainable}
+    if version < tool.at_least:
+        wanted = ".".join(map(str, tool.at_least))
+        return {"missing": f"{wanted} or later is needed, not {version}", "obtainable": obtainable}
+    return {"path": str(tool.directory), "version": ".".join(map(str, version))}
+
+
+def get(tool: Tool) -> None:
+    found = where(tool)
+    if "missing" in found and found["obtainable"]:
+        say(f"{tool.name}: to {tool.directory}")
+        try:
+            fill(tool)
+        except (OSError, subprocess.CalledProcessError) as error:
+            output = getattr(error, "stdout", None) or ""
+            say(f"{tool.name}: cannot be had: {error}\n{output[-3000:]}")
+            return
+        found = where(tool)
+    if "missing" in found:
+        say(f"{tool.name}: cannot be had: {found['missing']}")
+    else:
+        say(f"{tool.name} {found['version']}: ready")
+
+
+def fill(tool: Tool) -> None:
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="making-") as scratch:
+        made = Path(scratch, "made")
+        made.mkdir()
+        tool.fetch(made)
+        shutil.rmtree(tool.directory, ignore_errors=True)
+        made.rename(tool.directory)
+
+
+def version_of(binary: Path) -> tuple[int, ...]:
+    text = run([str(binary), "--version"])
+    found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", text)
+    if found is None:
+        raise ValueError(f"no version in {text[:80]!r}")
+    return tuple(map(int, found.groups()))
+
+
+def run(command: list[str], cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | (environment or {}),
+        check=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.stdout
+
+
+def say(text: str) -> None:
+    print(f"[tools] {text}", flush=True)
+
+
+def fetch_prometheus(made: Path) -> None:
+    """Unpacks Debian's package: both binaries need nothing of its dependencies but libc."""
+    unpacked = made / "package"
+    say("prometheus: apt-get download")
+    try:
+        run(["apt-get", "download", "prometheus"], cwd=made)
+    except subprocess.CalledProcessError:
+        # The package lists are missing, or older than what the mirror still has.
+        say("prometheus: apt-get update, and again")
+        run(["apt-get", "update"])
+        run(["apt-get", "download", "prometheus"], cwd=made)
+    [package] = made.glob("prometheus_*.deb")
+    run(["dpkg-deb", "-x", str(package), str(unpacked)])
+    for name in ("prometheus", "promtool"):
+        (unpacked / "usr" / "bin" / name).rename(made / name)
+    shutil.rmtree(unpacked)
+    package.unlink()
+
+
+def fetch_collector(made: Path) -> None:
+    """Builds a collector of the manifest's parts: about two minutes on two cores, once."""
+    # GOTOOLCHAIN=local: a go that is too old says so, and downloads no other.
+    go = {"GOBIN": str(made), "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    say("collector: go install of its builder")
+    run(["go", "install", f"{BUILDER}@v{COLLECTOR_VERSION}"], environment=go)
+    say("collector: build, about two minutes")
+    manifest = made / "manifest.yaml"
+    manifest.write_text(
+        MANIFEST.read_text().replace("\ndist:\n", f"\ndist:\n  output_path: {made / 'source'}\n")
+    )
+    run([str(made / "builder"), "--config", str(manifest)], environment=go)
+    (made / "source" / "otelcol-tidegauge").rename(made / "otelcol-tidegauge")
+    shutil.rmtree(made / "source")
+    (made / "builder").unlink()
+    manifest.unlink()
+
+
+def _release() -> str:
+    try:
+        names = platform.freedesktop_os_release()
+    except OSError:
+        return "unknown"
+    return names["ID"] + names.get("VERSION_ID", "")
+
+
+def _collector() -> tuple[str, str]:
+    """The manifest's version, and a key that changes with any line of it."""
+    text = MANIFEST.read_text()
+    version = re.search(r"^  version: (\S+)$", text, re.MULTILINE)
+    assert version is not None
+    return version[1], hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+COLLECTOR_VERSION, COLLECTOR_KEY = _collector()
+
+TOOLS = (
+    Tool(
+        "prometheus",
+        CACHE / f"prometheus-{_release()}",
+        ("prometheus", "promtool"),
+        (2, 42, 0),  # Debian 12's
+        "apt-get",
+        fetch_prometheus,
+    ),
+    Tool(
+        "collector",
+        CACHE / f"collector-{COLLECTOR_VERSION}-{COLLECTOR_KEY}",
+        ("otelcol-tidegauge",),
+        tuple(map(int, COLLECTOR_VERSION.split("."))),
+        "go",
+        fetch_collector,
+    ),
+)
+
+if __name__ == "__main__":
+    main()
