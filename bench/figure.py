@@ -35,12 +35,12 @@ class Figure(NamedTuple):
 def show(figures: list[Figure], console: Console) -> None:
     """Print the table: medians, and the range where a measurement was repeated."""
     table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("measured", max_width=44)
-    table.add_column("tidegauge", justify="right")
-    table.add_column("unit")
-    table.add_column("peer", max_width=34)
-    table.add_column("peer's", justify="right")
-    table.add_column("ratio", justify="right")
+    table.add_column("measured", no_wrap=True)
+    table.add_column("tidegauge", justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    table.add_column("peer", no_wrap=True)
+    table.add_column("peer's", justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
     for figure in figures:
         ratio = figure.ratio
         table.add_row(

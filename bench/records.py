@@ -23,7 +23,7 @@ def measure(rounds: int, batches: int) -> Iterator[Figure | str]:
         file = Path(folder, "batches.arrows")
         write_batches(file)
         rates, walls = _agent(file, rounds, batches)
-        what = f"Flight → drift, {COLUMNS} float64 x {ROWS} rows"
+        what = f"Flight → drift, {ROWS} x {COLUMNS} float64"
         yield Figure(f"{what}, by the clock", "M values/s", [wall / 1e6 for wall in walls])
         try:
             found = peers.measure(file, rounds)

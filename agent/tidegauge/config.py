@@ -77,7 +77,7 @@ class Exporters(Settings, frozen=True, kw_only=True):
 
 
 class PipelineSettings(Settings, frozen=True, kw_only=True):
-    queue_size: Size = Size("64MiB")
+    queue_size: Size = Size("128MiB")
     publish_interval: Duration = Duration("5s")
     stall_timeout: Duration = Duration("30s")
     drain_timeout: Duration = Duration("10s")

@@ -117,6 +117,7 @@ class Pipeline:
         _, late = await asyncio.wait({self._consumer}, timeout=self._drain_s)
         if late:
             self._consumer.cancel()
+            await asyncio.wait(late)
             left = self._pending.total()
             log.warning("stopped with %d accepted items not folded after %.1f s", left, self._drain_s)
             for (receiver, signal), items in self._pending.items():

@@ -152,12 +152,12 @@ class Agent(Process):
 
 
 class Prometheus(Process):
-    """A Prometheus that scrapes one target twice a second."""
+    """A Prometheus that scrapes one target every second."""
 
     def __init__(self, binary: Path, folder: Path, target_port: int) -> None:
         self.port = free_port()
         scrape = {"job_name": "tidegauge", "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}]}
-        timing = {"scrape_interval": "500ms", "scrape_timeout": "500ms"}
+        timing = {"scrape_interval": "1s", "scrape_timeout": "1s"}
         config = folder / "prometheus.yml"
         config.write_text(yaml.safe_dump({"global": timing, "scrape_configs": [scrape]}))
         command = [

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
 from tidegauge.batch import Signal
 from tidegauge.config import ConfigError, OtlpExporter
 from tidegauge.exporters.channel import Collector, Outcome, Verdict
@@ -120,7 +121,7 @@ def test_a_change_is_told_and_an_attempt_is_not(
                 sink.failures[Signal.LOGS] = [bad] * 3
                 async with asyncio.timeout(10):
                     # gRPC reconnects when it will, and tells no one.
-                    while (await collector.export(Signal.TRACES, b"")).verdict is Verdict.RETRY:  # noqa: ASYNC110
+                    while (await collector.export(Signal.TRACES, b"")).verdict is Verdict.RETRY:
                         await asyncio.sleep(0.05)
                 for signal in (Signal.LOGS, Signal.TRACES) * 3:
                     await collector.export(signal, b"")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
+
 from tidegauge.exporters.exposition import Format, half_power_counts, render
 from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number
 from tidegauge.stats.exponential import explicit_bounds

@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tidegauge.exporters.naming import labels, metric_name, unit_suffix
 from tidegauge.metric import Kind
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
 from tidegauge import __version__
 from tidegauge.batch import Signal
 from tidegauge.config import OtlpExporter

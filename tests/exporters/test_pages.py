@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import aiohttp
 import pytest
+
 from tidegauge.config import ConfigError
 from tidegauge.exporters.pages import Pages
 from tidegauge.metric import Attributes, ExponentialHistogram, Kind, Metric, Number

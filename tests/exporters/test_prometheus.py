@@ -6,6 +6,7 @@ import asyncio
 import gzip
 
 import pytest
+
 from tidegauge.exporters.exposition import Format
 from tidegauge.exporters.prometheus import TEXT_TYPE, MetricsPage, accepts_gzip, negotiate
 from tidegauge.metric import Kind, Metric, Number

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tidegauge.metric import Kind, Metric, Number
 from tidegauge.scrapers.nvml import Nvml
 from tidegauge.snapshot import Snapshots
@@ -65,7 +66,7 @@ def states(snapshots: Snapshots) -> dict[str, str]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for what must come; the process that runs the scenario is given up after a while."""
-    while not condition():  # noqa: ASYNC110 - the condition is the stub's call log or a snapshot
+    while not condition():
         await asyncio.sleep(0.002)
 
 

@@ -1,0 +1,288 @@
+"""The drift processor: references, warm-up, verdicts and the published metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scipy.stats
+
+from tidegauge.batch import Otlp, Records, Signal
+from tidegauge.config import Drift as Settings
+from tidegauge.identity import Identity
+from tidegauge.layout import layout_of
+from tidegauge.processors.drift import Drift
+from tidegauge.reference import ReferenceBuilder
+from tidegauge.units import Size
+
+NOW = 1_800_000_000 * 10**9
+ME = Identity("fraud", "2.1", "production")
+
+
+def records(columns, identity=ME):
+    rows = columns if isinstance(columns, pa.RecordBatch) else pa.RecordBatch.from_pydict(columns)
+    return Records("flight", identity, layout_of(rows.schema), rows, NOW, rows.nbytes)
+
+
+def reference(columns, model="fraud", version="2.1", **settings):
+    builder = ReferenceBuilder(**{"bins": 20, "max_categories": 100} | settings)
+    rows = pa.RecordBatch.from_pydict(columns)
+    builder.update(rows, layout_of(rows.schema))
+    return builder.build(model, version, "file")
+
+
+def values(drift, name, **wanted):
+    """The values of a metric's points that carry `wanted`, by their other attributes."""
+    found = {}
+    for metric in drift.collect(NOW):
+        for point in metric.points if metric.name == name else ():
+            attributes = dict(point.attributes)
+            if wanted.items() <= attributes.items():
+                rest = {k: v for k, v in attributes.items() if k not in wanted and k not in ME._fields}
+                found[" ".join(rest.values())] = point.value
+    return found
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def table(n, seed=0, shift=0.0):
+    r = rng(seed)
+    return {
+        "age": r.normal(40 + shift, 10, n),
+        "amount": r.lognormal(3, 1, n),
+        "country": r.choice(["de", "fr", "it"], n, p=[0.5, 0.3, 0.2]),
+        "member": r.random(n) < 0.4,
+        "prediction": r.integers(0, 2, n),
+        "score": r.random(n),
+    }
+
+
+def test_only_what_moved_is_drifted():
+    drift = Drift(Settings(), [reference(table(20_000, 1))])
+    assert drift.update(records(table(5_000, 2, shift=8.0))) == {}
+    assert values(drift, "feature.drifted") == {"age": 1, "amount": 0, "country": 0, "member": 0}
+    assert values(drift, "prediction.drifted") == {"prediction": 0, "score": 0}
+    score = values(drift, "feature.drift.score")
+    assert score["age"] > 0.3
+    assert max(score["amount"], score["country"], score["member"]) < 0.02
+    assert score == values(drift, "feature.drift.statistic", statistic="psi")
+
+
+def test_statistics_are_those_of_the_raw_values():
+    before, after = table(20_000, 1), table(4_000, 2, shift=3.0)
+    drift = Drift(Settings(bins=500), [reference(before, bins=500)])
+    drift.update(records(after))
+    ks = scipy.stats.ks_2samp(before["age"], after["age"])
+    assert values(drift, "feature.drift.statistic", statistic="ks")["age"] == pytest.approx(
+        ks.statistic, abs=0.002
+    )
+    distance = scipy.stats.wasserstein_distance(before["age"], after["age"])
+    assert values(drift, "feature.drift.statistic", statistic="wasserstein")["age"] == pytest.approx(
+        distance, rel=0.01
+    )
+    seen = [[(side["country"] == c).sum() for c in ("de", "fr", "it")] for side in (before, after)]
+    wanted = scipy.stats.chi2_contingency(seen, correction=False)
+    chi2 = values(drift, "feature.drift.statistic", statistic="chi2")["country"]
+    assert chi2 == pytest.approx(wanted.statistic)
+    assert values(drift, "feature.drift.p_value", statistic="chi2")["country"] == pytest.approx(wanted.pvalue)
+
+
+def test_below_the_least_rows_there_is_no_estimate():
+    drift = Drift(Settings(min_rows=200), [reference(table(5_000))])
+    drift.update(records(table(199, shift=50)))
+    assert values(drift, "feature.drift.score") == {}
+    assert values(drift, "feature.drifted") == {}
+    assert values(drift, "feature.window.rows")["age"] == 199
+    drift.update(records(table(1, shift=50)))
+    assert values(drift, "feature.drifted")["age"] == 1
+
+
+def test_a_significant_but_small_shift_is_not_drift():
+    drift = Drift(Settings(), [reference(table(100_000, 1))])
+    drift.update(records(table(100_000, 2, shift=1.0)))
+    assert values(drift, "feature.drift.p_value", statistic="psi")["age"] < 1e-6
+    assert values(drift, "feature.drift.score")["age"] < 0.1
+    assert values(drift, "feature.drifted")["age"] == 0
+
+
+def test_the_null_quantile_is_what_one_window_in_twenty_passes():
+    drift = Drift(Settings(), [reference({"x": rng(1).normal(size=50_000)})])
+    found, passed = None, 0
+    for seed in range(400):
+        fresh = Drift(Settings(), list(drift._references.values()))
+        fresh.update(records({"x": rng(1000 + seed).normal(size=2_000)}))
+        found = values(fresh, "feature.drift.null_quantile", statistic="psi")["x 0.95"]
+        passed += values(fresh, "feature.drift.score")["x"] > found
+    assert found == pytest.approx(scipy.stats.chi2.ppf(0.95, 19) * (1 / 50_000 + 1 / 2_000))
+    assert passed / 400 == pytest.approx(0.05, abs=0.035)
+
+
+def test_the_first_rows_become_the_reference_and_the_rest_is_judged():
+    made = []
+    drift = Drift(Settings(reference_rows=1_000), on_reference=made.append)
+    for seed in range(3):
+        drift.update(records(table(300, seed)))
+    assert values(drift, "reference.ready", source="first_rows") == {"": 0}
+    assert values(drift, "reference.rows", source="first_rows") == {"": 900}
+    assert values(drift, "feature.window.rows") == {}
+    drift.update(records(table(600, 9)))
+    assert [one.rows for one in made] == [1_000]
+    assert values(drift, "reference.ready", source="first_rows") == {"": 1}
+    assert values(drift, "feature.window.rows")["age"] == 500  # the rest of that batch
+    drift.update(records(table(2_000, 10, shift=30)))
+    assert values(drift, "feature.drifted")["age"] == 1
+
+
+def test_a_warm_up_ends_early_rather_than_pass_its_memory():
+    drift = Drift(Settings(reference_rows=100_000, reference_memory=Size("100kB")))
+    for seed in range(5):
+        drift.update(records(table(1_000, seed)))
+    (rows,) = values(drift, "reference.rows", source="first_rows").values()
+    assert 1_000 < rows < 5_000
+    assert values(drift, "feature.window.rows")["age"] == 5_000 - rows
+
+
+def test_first_rows_that_contradict_each_other_are_dropped_and_begin_anew():
+    drift = Drift(Settings(reference_rows=200))
+    drift.update(records({"x": [1.0] * 100}))
+    assert drift.update(records({"x": ["a"] * 100})) == {"schema_changed": 100}
+    drift.update(records({"x": [1.0] * 200}))
+    assert values(drift, "reference.ready", source="first_rows") == {"": 1}
+
+
+def test_missing_unseen_and_out_of_range():
+    drift = Drift(Settings(), [reference({"x": np.arange(1000.0), "c": ["a", "b"] * 500})])
+    drift.update(
+        records({"x": [None, float("nan"), -1.0, 5.0, float("inf")], "c": ["a", "z", None, "z", "b"]})
+    )
+    assert values(drift, "feature.missing") == {"x": 0.4, "c": 0.2}
+    assert values(drift, "feature.unseen") == {"c": 0.5}
+    assert values(drift, "feature.out_of_range") == {"x": pytest.approx(2 / 3)}
+
+
+def test_counts_per_bin_add_up_on_both_sides():
+    drift = Drift(Settings(), [reference(table(2_000, 1))])
+    drift.update(records(table(700, 2)))
+    window = values(drift, "feature.window.count", feature="age")
+    assert sum(window.values()) == 700
+    assert window.pop("__missing__") == 0
+    assert window.keys() == values(drift, "feature.reference.count", feature="age").keys()
+    assert sum(values(drift, "feature.reference.count", feature="age").values()) == 2_000
+    assert set(values(drift, "feature.window.count", feature="country")) == {
+        *("de", "fr", "it"),
+        *("__unseen__", "__missing__"),
+    }
+
+
+def test_a_constant_that_changes_is_drift():
+    drift = Drift(Settings(), [reference({"x": [7.0] * 1_000})])
+    drift.update(records({"x": [7.0] * 500}))
+    assert values(drift, "feature.drifted") == {"x": 0}
+    drift.update(records({"x": [8.0] * 500}))
+    assert values(drift, "feature.drifted") == {"x": 1}
+
+
+def test_one_bin_taking_everything_and_all_missing():
+    drift = Drift(Settings(), [reference(table(5_000)), reference({"x": [None] * 1_000 + [1.0]}, "gone", "")])
+    drift.update(records(table(500) | {"age": np.full(500, 1e300), "amount": np.full(500, np.nan)}))
+    assert values(drift, "feature.drifted")["age"] == 1
+    assert values(drift, "feature.missing")["amount"] == 1
+    assert "amount" not in values(drift, "feature.drift.score")
+    drift.update(records({"x": pa.array([None] * 300, pa.float64())}, Identity("gone")))
+    assert values(drift, "feature.missing")["x"] == 1
+
+
+def test_every_column_type_folds_as_its_values():
+    plain = rng(3).integers(0, 100, 3_000)
+    wanted = None
+    for kind in (
+        pa.float64(),
+        pa.float32(),
+        pa.float16(),
+        pa.int64(),
+        pa.int32(),
+        pa.int16(),
+        pa.uint8(),
+        pa.uint64(),
+    ):
+        drift = Drift(Settings(), [reference({"x": plain.astype(float)})])
+        column = pa.array(plain.astype("float16")) if kind == pa.float16() else pa.array(plain, kind)
+        drift.update(records({"x": column.slice(100)}))
+        found = values(drift, "feature.window.count", feature="x")
+        wanted = wanted or found
+        assert found == wanted, kind
+
+
+def test_integers_that_are_codes_count_as_categories():
+    codes = {"x": rng(4).choice([10, 20, 30], 2_000)}
+    drift = Drift(Settings(), [reference(codes, categorical={"x"})])
+    drift.update(records({"x": [10, 10, 99]}))
+    assert values(drift, "feature.window.count", feature="x")["10"] == 2
+    assert values(drift, "feature.unseen")["x"] == pytest.approx(1 / 3)
+
+
+def test_columns_without_statistics_are_named_with_the_reason():
+    drift = Drift(Settings(), [reference({"x": np.arange(100.0), "c": ["a"] * 100})])
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 8), 4)
+    drift.update(records({"x": ["1", "2"], "c": ["a", "a"], "new": [1.0, 2.0], "e": embedding}))
+    assert values(drift, "feature.skipped") == {"x type_changed": 1, "new no_reference": 1, "e embedding": 1}
+    assert values(drift, "feature.window.rows") == {"x": 0, "c": 2}
+
+
+def test_stages_and_data_sources_have_windows_of_their_own():
+    drift = Drift(Settings(), [reference(table(5_000))])
+    drift.update(records(table(1_000, 1)))
+    drift.update(records(table(1_000, 2, shift=30), ME._replace(stage="canary", data_source="eu")))
+    assert values(drift, "feature.drifted", stage="production")["age"] == 0
+    assert values(drift, "feature.drifted", stage="canary", data_source="eu")["age"] == 1
+
+
+def test_identities_are_bounded():
+    drift = Drift(Settings(max_identities=2, reference_rows=100))
+    for number in range(3):
+        told = drift.update(records({"x": [1.0] * 150}, Identity(f"m{number}")))
+        assert told == ({} if number < 2 else {"identity_limit": 150})
+    known = Drift(Settings(max_identities=1), [reference(table(1_000))])
+    known.update(records(table(10)))
+    assert known.update(records(table(10), ME._replace(stage="canary"))) == {"identity_limit": 10}
+
+
+def test_features_are_bounded():
+    drift = Drift(Settings(max_features=2), [reference(table(1_000))])
+    drift.update(records(table(500)))
+    assert set(values(drift, "feature.window.rows")) == {"age", "amount"}
+    assert values(drift, "feature.skipped")["country no_reference"] == 1
+
+
+def test_predictions_have_their_mean_and_a_histogram_since_the_start():
+    drift = Drift(Settings(), [reference(table(2_000))])
+    sent = [table(400, seed) for seed in (1, 2)]
+    for one in sent:
+        drift.update(records(one))
+    scores = np.concatenate([one["score"] for one in sent])
+    assert values(drift, "prediction.mean")["score"] == pytest.approx(scores.mean())
+    (metric,) = [m for m in drift.collect(NOW) if m.name == "prediction.histogram"]
+    (point,) = [p for p in metric.points if dict(p.attributes)["output"] == "score"]
+    assert sum(point.counts) == 800
+    assert point.sum == pytest.approx(scores.sum())
+    for bound, below in zip(point.bounds, np.cumsum(point.counts), strict=False):
+        assert below == (scores <= bound).sum()
+    later = [m for m in drift.collect(NOW + 10**9 * 86_400) if m.name == "prediction.histogram"]
+    assert later[0].points == metric.points  # a counter: the window's end takes nothing away
+
+
+def test_other_signals_and_empty_batches_pass_through():
+    drift = Drift(Settings())
+    assert drift.update(Otlp("otlp_grpc", Signal.LOGS, 3, 100)) == {}
+    assert drift.update(records({"x": pa.array([], pa.float64())})) == {}
+    assert drift.collect(NOW) == ()
+
+
+def test_collecting_again_without_news_is_the_same():
+    drift = Drift(Settings(), [reference(table(2_000))])
+    drift.update(records(table(500)))
+    assert drift.collect(NOW) == drift.collect(NOW + 1)
+    drift.update(records(table(500)))
+    assert values(drift, "feature.window.rows")["age"] == 1_000

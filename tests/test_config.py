@@ -1,0 +1,150 @@
+"""What users write: parsed, checked whole, and explained."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidegauge.config import Config, ConfigError, load
+from tidegauge.units import Duration, Size, parse_endpoint
+
+
+def problems(tmp_path, text, environ=None):
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    return {problem.path: problem for problem in caught.value.problems}
+
+
+def parsed(tmp_path, text, environ=None):
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    return load(path, environ or {})
+
+
+def test_nothing_at_all_is_the_defaults(tmp_path):
+    assert load(None, {}) == Config()
+    assert parsed(tmp_path, "") == Config()
+    assert parsed(tmp_path, "receivers:\ndrift: {}\n") == Config()
+
+
+def test_every_error_is_told_at_once_with_its_path_and_a_hint(tmp_path):
+    found = problems(
+        tmp_path,
+        """
+recievers: {}
+receivers: {grpc: {endpoint: 4317, max_message_size: 64}}
+drift: {window: 5m, panes: 0, bins: many, significance: 1.5}
+latency: {spans: some}
+references: [{modle: x}]
+exporters: [1]
+""",
+    )
+    assert found["recievers"].hint == "did you mean receivers?"
+    assert "64MiB" in found["receivers.grpc.max_message_size"].message
+    assert "requests, all" in found["latency.spans"].hint
+    assert set(found) == {
+        *("recievers", "receivers.grpc.endpoint", "receivers.grpc.max_message_size"),
+        *("drift.panes", "drift.bins", "drift.significance", "drift.allowed_lateness", "latency.spans"),
+        *("references[0].modle", "references[0].model", "references[0].path", "exporters"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("receivers: {http: {endpoint: '127.0.0.1:4317'}}", "receivers.http.endpoint"),
+        ("receivers: {http: {endpoint: nowhere}}", "receivers.http.endpoint"),
+        ("drift: {window: 1m, allowed_lateness: 2m}", "drift.allowed_lateness"),
+        ("references: [{model: a, path: x}, {model: a, path: y}]", "references[1]"),
+        ("exporters: {otlp: {endpoint: 'collector:4317'}}", "exporters.otlp.endpoint"),
+        ("exporters: {otlp: {endpoint: 'http://localhost:4317'}}", "exporters.otlp.endpoint"),
+        ("exporters: {otlp: {endpoint: 'http://a b'}}", "exporters.otlp.endpoint"),
+    ],
+)
+def test_settings_that_contradict_each_other(tmp_path, text, path):
+    assert set(problems(tmp_path, text)) == {path}
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load(tmp_path / "none.yaml", {})
+    assert "is not YAML" in next(iter(problems(tmp_path, "a: [").values())).message
+    assert "must be a mapping" in problems(tmp_path, "[1, 2]")["file"].message
+
+
+def test_the_standard_variables_name_a_collector():
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4317",
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20b, tenant=x",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "2500",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": "/ca.pem",
+        "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=p,service.name=overridden",
+        "OTEL_SERVICE_NAME": "gauge",
+    }
+    config = load(None, environ)
+    otlp = config.exporters.otlp
+    assert otlp.endpoint == "https://collector:4317"
+    assert otlp.headers == {"api-key": "a b", "tenant": "x"}
+    assert (otlp.timeout, otlp.compression, otlp.certificate) == (2.5, "gzip", "/ca.pem")
+    assert config.resource == {"k8s.pod.name": "p", "service.name": "gauge"}
+
+
+def test_the_file_comes_before_the_variables(tmp_path):
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://other:4317",
+        "OTEL_EXPORTER_OTLP_HEADERS": "secret=1",
+        "OTEL_RESOURCE_ATTRIBUTES": "a=1,b=2",
+    }
+    text = "exporters: {otlp: {endpoint: 'http://mine:4317'}}\nresource: {a: mine}"
+    config = parsed(tmp_path, text, environ)
+    assert config.exporters.otlp.endpoint == "http://mine:4317"
+    assert config.exporters.otlp.headers == {}  # another collector's secrets stay with it
+    assert config.resource == {"a": "mine", "b": "2"}
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+        {"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"},
+        {"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"},
+        {"OTEL_EXPORTER_OTLP_HEADERS": "nonsense"},
+    ],
+)
+def test_variables_that_cannot_be_used_are_named(environ):
+    with pytest.raises(ConfigError, match=next(iter(environ))):
+        load(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"} | environ)
+
+
+def test_an_endpoint_variable_without_a_scheme_is_as_secure_as_it_says():
+    for insecure, scheme in (("true", "http"), ("false", "https")):
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317", "OTEL_EXPORTER_OTLP_INSECURE": insecure}
+        assert load(None, environ).exporters.otlp.endpoint == f"{scheme}://c:4317"
+
+
+@given(st.integers(1, 10**6), st.sampled_from(["ms", "s", "m", "h", "d"]))
+def test_durations(number, unit):
+    seconds = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+    assert Duration(f"{number}{unit}") == pytest.approx(number * seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", 5, "s", "-1s", "0s", "1s 2m", "1y", "1e3s", None, True])
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="duration"):
+        Duration(text)
+
+
+@pytest.mark.parametrize("text", ["", "5", 5, "0B", "-1MiB", "1mb", "1TiB", None, "MiB"])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match="size"):
+        Size(text)
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:99999", "a:b:1", "[::1", "http://h:1", ":4317"])
+def test_what_is_no_endpoint(text):
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        parse_endpoint(text)
