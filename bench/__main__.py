@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round each, in about a minute")
     parser.add_argument("--only", choices=PARTS, help="one part of it")
     arguments = parser.parse_args()
-    console, progress = Console(width=150), Console(stderr=True)
+    console, progress = Console(width=180), Console(stderr=True)
     console.print(machine())
     figures: list[Figure] = []
     remarks: list[str] = []

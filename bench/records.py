@@ -24,7 +24,7 @@ def measure(rounds: int, batches: int) -> Iterator[Figure | str]:
         write_batches(file)
         rates, walls = _agent(file, rounds, batches)
         what = f"Flight → drift, {ROWS} x {COLUMNS} float64"
-        yield Figure(f"{what}, by the clock", "M values/s", [wall / 1e6 for wall in walls])
+        yield Figure(f"{what}, wall clock", "M values/s", [wall / 1e6 for wall in walls])
         try:
             found = peers.measure(file, rounds)
         except peers.MissingError as missing:

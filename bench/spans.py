@@ -31,7 +31,7 @@ def measure(rounds: int, requests: int) -> Iterator[Figure]:
             agent.wait_for(sent * SPANS, "tidegauge_folded_total", signal="traces")
             rates.append(requests * SPANS / (agent.cpu_s() - begin))
     what = f"OTLP spans → latency, {SPANS} x {len(request) // SPANS} B"
-    yield Figure(f"{what}, by the clock", "k spans/s", [wall / 1e3 for wall in walls])
+    yield Figure(f"{what}, wall clock", "k spans/s", [wall / 1e3 for wall in walls])
     peer = "protobuf and Python, no gRPC"
     walks = [_walk(request) / 1e3 for _ in range(rounds)]
     yield Figure(what, "k spans/core-s", [rate / 1e3 for rate in rates], peer, walks)

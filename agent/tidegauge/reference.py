@@ -108,7 +108,7 @@ class _Numbers:
         if len(counted.counts):
             values = counted.lower / 2 + counted.upper / 2
             center = float(np.average(values, weights=counted.counts))
-            place = bin_index(counted.upper, edges, *grid(edges))
+            place = bin_index(counted.upper, *grid(edges))
             np.add.at(counts, place, counted.counts)
             np.add.at(sums, place, counted.counts * (values - center))
         counts[0] += self._infinite[0]

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from grpc_tools import protoc
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidegauge.wire.arrow import (
@@ -98,6 +98,7 @@ field = st.one_of(
 )
 
 
+@example(raw=delimited(1, delimited(3, b"a")) * 2, cut=0)  # two descriptors are merged
 @given(raw=st.lists(field, max_size=6).map(b"".join), cut=st.integers(0, 20))
 def test_any_bytes_mean_what_protobuf_says(compiled: dict[str, Any], raw: bytes, cut: int) -> None:
     raw = raw[: len(raw) - cut] if cut < len(raw) else raw

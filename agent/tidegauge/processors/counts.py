@@ -34,14 +34,17 @@ class Tables:
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
         self.known = tuple(pa.array(p.categories, pa.string()) for p in self.categorical)
-        most = max((len(p.edges) for p in self.numeric), default=0)
-        self.edges = np.zeros((len(self.numeric), max(most, 1)))
-        self.grids = np.zeros((len(self.numeric), bins.CELLS + 1), np.int16)
-        self.places = np.zeros((len(self.numeric), 5))
-        for row, profile in enumerate(self.numeric):
-            self.edges[row, : len(profile.edges)] = profile.edges
-            self.grids[row], origin, scale = bins.grid(profile.edges)
-            self.places[row] = origin, scale, profile.lowest, profile.highest, profile.center
+        grids = [bins.grid(profile.edges) for profile in self.numeric]
+        features = len(grids)
+        self.most_bins = max((len(profile.counts) for profile in self.numeric), default=1)
+        self.edges = np.full((features, max((len(g.edges) for g in grids), default=1)), np.inf)
+        self.grids = np.zeros((features, bins.CELLS), np.uint16)
+        self.places = np.zeros((features, 5))
+        self.steps = [g.steps for g in grids]
+        for row, (profile, g) in enumerate(zip(self.numeric, grids, strict=True)):
+            self.edges[row, : len(g.edges)] = g.edges
+            self.grids[row] = g.table
+            self.places[row] = g.origin, g.scale, profile.lowest, profile.highest, profile.center
 
     @property
     def profiles(self) -> tuple[Profile, ...]:
@@ -53,9 +56,9 @@ class Counts:
     """What a pane holds: counts per bin, sums per bin and tallies. Sums of panes are panes."""
 
     def __init__(self, tables: Tables) -> None:
-        features, most = tables.edges.shape
-        self.counts = np.zeros((features, most + 1), np.int64)
-        self.sums = np.zeros((features, most + 1))
+        features = len(tables.numeric)
+        self.counts = np.zeros((features, tables.most_bins), np.int64)
+        self.sums = np.zeros((features, tables.most_bins))
         self.tallies = np.zeros((features, bins.TALLIES), np.int64)
         self.categories = [np.zeros(len(known) + 1, np.int64) for known in tables.known]
         self.missing = np.zeros(len(tables.known), np.int64)
@@ -101,7 +104,7 @@ class Plan:
                 if code is None:
                     self._casts.append(index)
                     code = bins.FLOAT64
-                columns.append((index, row, code, len(tables.numeric[row].edges)))
+                columns.append((index, row, code, tables.steps[row]))
             else:
                 self.skipped.append(Skipped(name, _reason(name in numeric or name in categorical, kind)))
         self._columns = np.array(columns, np.int64).reshape(len(columns), 4)

@@ -51,7 +51,7 @@ def report(identity: Identity, column: Tally, its: Evidence, drifted: bool, poin
     where = {key: column.profile.name}
     points[f"{prefix}.drift.score"].append(Number(identity.attributes(**where), its.score))
     points[f"{prefix}.drifted"].append(Number(identity.attributes(**where), float(drifted)))
-    quantile = identity.attributes(**where, statistic=PRIMARY, quantile=str(NULL_QUANTILE))
+    quantile = identity.attributes(**where, statistic=PRIMARY, probability=str(NULL_QUANTILE))
     points[f"{prefix}.drift.null_quantile"].append(Number(quantile, its.null_quantile))
     for name, value in its.statistics.items():
         points[f"{prefix}.drift.statistic"].append(

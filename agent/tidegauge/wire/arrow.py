@@ -118,7 +118,7 @@ def message_header(message: FlightMessage) -> MessageHeader:
             raise ArrowError(f"message kind {kind} has no place in a stream of records")
         if table.byte(0) != _V5:
             raise ArrowError("only metadata version V5 is taken, which is Arrow's since 1.0 (2020)")
-        if body_length != len(message.body) or (kind == SCHEMA and body_length):
+        if body_length != len(message.body):
             raise ArrowError(f"a body of {body_length} bytes is declared, one of {len(message.body)} came")
         _metadata_bytes(table, 4, _MESSAGE_METADATA_BYTES)
         if kind == SCHEMA:
