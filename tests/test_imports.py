@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     | {"layout", "categories", "batch", "wire", "baked"},
     frozenset({"profile", "reference", "shelf"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher"}),
-    frozenset({"app"}),
+    frozenset({"app", "footprint"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -33,6 +33,7 @@ CLOSED = {
     "stats": {"numpy", "numba", "llvmlite"},
     "wire": {"numpy", "numba"},
     "baked": {"numba"},
+    "footprint": {"numba"},
 }
 """Rooms that may import these third parties only; all others are listed in HOMES."""
 

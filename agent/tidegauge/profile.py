@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tidegauge.layout import Kind, Role
 
@@ -90,6 +89,8 @@ class Reference:
         }
         rows = [_row(profile) for profile in self.profiles]
         table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
+        import pyarrow.parquet as pq
+
         target = Path(path)
         partial = target.with_name(target.name + ".partial")
         try:
@@ -105,6 +106,8 @@ class Reference:
         Raises:
             ProfileError: for a file that is not there or not a reference.
         """
+        import pyarrow.parquet as pq
+
         try:
             table = pq.read_table(path)
         except FileNotFoundError as error:

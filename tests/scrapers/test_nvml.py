@@ -320,7 +320,9 @@ def test_without_a_library(found: str, tmp_path: Path) -> None:
     if found == "junk":
         (tmp_path / "libnvidia-ml.so.1").write_text("not a library")
     printed = run(no_library_is_told_once, tmp_path, tmp_path)
-    assert printed == "INFO no GPU metrics: NVML Shared Library Not Found\n"
+    assert printed.startswith("INFO no GPU metrics: ")
+    assert "libnvidia-ml.so.1" in printed
+    assert printed.count("\n") == 1
 
 
 if __name__ == "__main__":

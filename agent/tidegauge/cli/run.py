@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
 import signal
@@ -13,15 +11,12 @@ import threading
 
 import uvloop
 
-from tidegauge import __version__
+from tidegauge import __version__, footprint
 from tidegauge.app import Ports, load_references, run
 from tidegauge.config import Config
 from tidegauge.exporters.channel import Collector
 
 log = logging.getLogger("tidegauge")
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEEP_BYTES = 64 * 2**20
 
 
 def run_agent(config: Config) -> None:
@@ -34,7 +29,7 @@ def run_agent(config: Config) -> None:
         level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.captureWarnings(capture=True)
-    _keep_freed_memory()
+    footprint.keep_freed_memory()
     # The fold thread asks for the GIL after each kernel call; at the default 5 ms it would wait longer
     # for it than a batch takes to fold (1 ms), and the queue would fill.
     sys.setswitchinterval(0.0005)
@@ -76,10 +71,7 @@ async def _until_stopped(config: Config) -> bool:
 
 
 def _announce(config: Config, ports: Ports) -> None:
-    # What is alive now stays alive: numba's and Arrow's 300 k objects cost 9 % of a loaded agent's
-    # time when each collection walks them.
-    gc.collect()
-    gc.freeze()
+    footprint.settle()
 
     def at(endpoint: str, port: int) -> str:
         return f"{endpoint.rpartition(':')[0]}:{port}"
@@ -97,16 +89,3 @@ def _leave() -> None:
     """End at once, without waiting for threads that hang."""
     logging.shutdown()
     os._exit(0)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep up to 64 MiB of freed memory for the next message.
-
-    By default it maps a megabyte message anew each time: copying one then takes 830 us instead of
-    60, all of it page faults.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
-            mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)

@@ -1,0 +1,99 @@
+"""NVML, opened and read through its own ctypes bindings."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import pynvml
+
+from tidegauge.metric import Metric, Number
+from tidegauge.scrapers.gpu import FAMILIES, LOST, Gpu, Sample
+
+log = logging.getLogger(__name__)
+
+REOPEN_POLLS = 6
+"""While a GPU is lost, NVML is opened anew at every sixth poll: its old handle may never answer again."""
+
+
+class Session:
+    """NVML, open, and every GPU that it has listed so far."""
+
+    def __init__(self) -> None:
+        """Raises pynvml.NVMLError without a library, a driver or a GPU."""
+        self._known: dict[str, Gpu] = {}
+        self._listed: set[str] = set()
+        self._silent: set[int] = set()
+        self._lost: set[str] = set()
+        self._polls_since_open = 0
+        self._open()
+
+    def poll(self) -> tuple[Metric, ...]:
+        """One reading of every GPU; of a lost one its state alone."""
+        if (self._lost or self._silent) and self._polls_since_open >= REOPEN_POLLS:
+            self._reopen()
+        self._polls_since_open += 1
+        lost: set[str] = set()
+        samples: list[Sample] = []
+        for uuid, gpu in self._known.items():
+            try:
+                samples += self._read(gpu)
+            except LOST as error:
+                lost.add(uuid)
+                samples += gpu.status("failed")
+                if uuid not in self._lost:
+                    log.warning("GPU %s is lost: %s", uuid, error)
+        for uuid in self._lost - lost:
+            log.info("GPU %s is back", uuid)
+        self._lost = lost
+        return as_metrics(samples)
+
+    def close(self) -> None:
+        """Close NVML; no GPU is listed any more."""
+        self._listed.clear()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+    def _read(self, gpu: Gpu) -> list[Sample]:
+        if gpu.uuid not in self._listed:
+            raise pynvml.NVMLError_GpuNotFound
+        return gpu.read()
+
+    def _open(self) -> None:
+        self._polls_since_open = 0
+        pynvml.nvmlInit()
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        count = pynvml.nvmlDeviceGetCount()
+        silent = set()
+        for index in range(count):
+            try:
+                gpu = Gpu(pynvml.nvmlDeviceGetHandleByIndex(index), driver)
+            except pynvml.NVMLError as error:
+                silent.add(index)
+                if index not in self._silent:
+                    log.warning("GPU %d does not answer: %s", index, error)
+            else:
+                self._known[gpu.uuid] = gpu
+                self._listed.add(gpu.uuid)
+        self._silent = silent
+        if not count:
+            self.close()
+            raise pynvml.NVMLError_GpuNotFound
+
+    def _reopen(self) -> None:
+        self.close()
+        # A driver that has gone altogether leaves every GPU lost until it is back.
+        with contextlib.suppress(pynvml.NVMLError):
+            self._open()
+
+
+def as_metrics(samples: list[Sample]) -> tuple[Metric, ...]:
+    """Samples grouped by family, in the order of FAMILIES."""
+    points: dict[str, list[Number]] = {name: [] for name in FAMILIES}
+    for name, attributes, value in samples:
+        points[name].append(Number(attributes, value))
+    return tuple(
+        Metric(name, family.kind, family.unit, family.description, tuple(points[name]))
+        for name, family in FAMILIES.items()
+        if points[name]
+    )
