@@ -38,8 +38,10 @@ class ReferenceBuilder:
         """Rows folded so far."""
         return self._rows
 
-    def update(self, rows: pa.RecordBatch, layout: Layout) -> None:
-        """Fold a batch. A column that is missing from a batch counts as missing in all its rows.
+    def update(self, rows: pa.RecordBatch, layout: Layout, only: str | None = None) -> None:
+        """Fold a batch, or its column `only`.
+
+        A column that is missing from a batch counts as missing in all its rows.
 
         Raises:
             ProfileError: where a column changes between numbers and text.
@@ -49,6 +51,8 @@ class ReferenceBuilder:
             zip(layout.names, layout.roles, layout.kinds, strict=True)
         ):
             if role not in FOLDED or kind not in (Kind.NUMERIC, Kind.CATEGORICAL):
+                continue
+            if only not in (None, name):
                 continue
             wanted = _Texts if kind is Kind.CATEGORICAL or name in self._categorical else _Numbers
             column = self._columns.get(name)
@@ -107,10 +111,13 @@ class _Numbers:
         center = 0.0
         if len(counted.counts):
             values = counted.lower / 2 + counted.upper / 2
-            center = float(np.average(values, weights=counted.counts))
+            # Halved, so that the mean of the largest doubles does not overflow on the way.
+            mean = 2.0 * float((values / 2 * (counted.counts / counted.counts.sum())).sum())
+            center = min(max(mean, self._lowest), self._highest)
             place = bin_index(counted.upper, *grid(edges))
             np.add.at(counts, place, counted.counts)
-            np.add.at(sums, place, counted.counts * (values - center))
+            with np.errstate(over="ignore"):
+                np.add.at(sums, place, counted.counts * (values - center))
         counts[0] += self._infinite[0]
         counts[-1] += self._infinite[1]
         lowest, highest = (self._lowest, self._highest) if len(counted.counts) else (0.0, 0.0)

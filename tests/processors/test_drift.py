@@ -144,10 +144,37 @@ def test_a_warm_up_ends_early_rather_than_pass_its_memory():
     assert values(drift, "feature.window.rows")["age"] == 5_000 - rows
 
 
-def test_first_rows_that_contradict_each_other_are_dropped_and_begin_anew():
+def test_warm_ups_share_one_memory():
+    """The largest ends early when all together pass the limit, whichever model's batch does it."""
+    one = records(table(1_000)).nbytes
+    drift = Drift(Settings(reference_rows=100_000, reference_memory=Size(f"{4 * one}B")))
+    for seed in range(3):
+        drift.update(records(table(1_000, seed), Identity("big")))
+    drift.update(records(table(1_000), Identity("small")))
+    assert values(drift, "reference.ready", source="first_rows") == {"": 0}
+    assert drift.update(records(table(1_000), Identity("small"))) == {}
+    ready = {
+        dict(point.attributes)["model"]: point.value
+        for metric in drift.collect(NOW)
+        if metric.name == "reference.ready"
+        for point in metric.points
+    }
+    assert ready == {"big": 1, "small": 0}
+
+
+def test_a_column_that_changes_its_type_in_the_first_rows_is_left_out():
+    drift = Drift(Settings(reference_rows=200))
+    drift.update(records({"x": [1.0] * 100, "y": [1.0] * 100}))
+    drift.update(records({"x": ["a"] * 100, "y": [2.0] * 100}))
+    drift.update(records({"x": ["a"] * 300, "y": [2.0] * 300}))
+    assert values(drift, "feature.window.rows") == {"y": 300}
+    assert values(drift, "feature.skipped") == {"x no_reference": 1}
+
+
+def test_first_rows_that_cannot_be_a_reference_begin_anew():
     drift = Drift(Settings(reference_rows=200))
     drift.update(records({"x": [1.0] * 100}))
-    assert drift.update(records({"x": ["a"] * 100})) == {"schema_changed": 100}
+    assert drift.update(records({"x": ["a"] * 150})) == {"schema_changed": 50}
     drift.update(records({"x": [1.0] * 200}))
     assert values(drift, "reference.ready", source="first_rows") == {"": 1}
 
@@ -286,3 +313,11 @@ def test_collecting_again_without_news_is_the_same():
     assert drift.collect(NOW) == drift.collect(NOW + 1)
     drift.update(records(table(500)))
     assert values(drift, "feature.window.rows")["age"] == 1_000
+
+
+def test_values_that_span_more_than_the_doubles_have_no_wasserstein_distance():
+    wide = np.array([-1.7e308, 1.7e308] * 300)
+    drift = Drift(Settings(), [reference({"x": wide})])
+    drift.update(records({"x": wide}))
+    assert values(drift, "feature.drift.statistic", statistic="wasserstein") == {}
+    assert values(drift, "feature.drifted") == {"x": 0}

@@ -60,26 +60,33 @@ class Drift:
         model = (batch.identity.model, batch.identity.version)
         if model in self._references:
             return self._fold(batch)
-        warm_up = self._warm_ups.get(model)
-        if warm_up is None:
+        if model not in self._warm_ups:
             if len(self._references) + len(self._warm_ups) >= self._settings.max_identities:
                 return {"identity_limit": batch.items}
-            warm_up = self._warm_ups[model] = WarmUp(*model, self._settings)
-        share = self._settings.reference_memory // len(self._warm_ups)
-        rest = warm_up.update(batch, share)
-        if not warm_up.ready:
+            self._warm_ups[model] = WarmUp(*model, self._settings)
+        rest = self._warm_ups[model].update(batch)
+        self._keep_within_memory()
+        if model in self._warm_ups and self._warm_ups[model].ready:
+            self._finish(model)
+        if not rest.items or model in self._warm_ups:
             return {}
-        del self._warm_ups[model]
+        return self._fold(rest) if model in self._references else {"schema_changed": rest.items}
+
+    def _keep_within_memory(self) -> None:
+        """End the largest warm-ups early: their references are noisier, and their row counts say so."""
+        while sum(one.nbytes for one in self._warm_ups.values()) > self._settings.reference_memory:
+            self._finish(max(self._warm_ups, key=lambda model: self._warm_ups[model].nbytes))
+
+    def _finish(self, model: Model) -> None:
         try:
-            reference = warm_up.build()
+            reference = self._warm_ups.pop(model).build()
         except ProfileError as error:
             log.warning("no reference of %s %s from its first rows: %s", *model, error)
-            return {"schema_changed": batch.items}
+            return
         self._adopt(reference)
         log.info("the first %d rows of %s %s are its reference now", reference.rows, *model)
         if self._on_reference is not None:
             self._on_reference(reference)
-        return self._fold(rest) if rest.items else {}
 
     def collect(self, now_ns: int) -> tuple[Metric, ...]:
         """Statistics of every window, counts on both sides and the references' own rows."""

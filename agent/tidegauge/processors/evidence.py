@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -51,7 +52,9 @@ def evidence(tally: Tally) -> Evidence:
     }
     if profile.kind is Kind.NUMERIC:
         statistics["ks"] = float(distances.ks(reference, window))
-        statistics["wasserstein"] = float(distances.wasserstein(reference, profile.sums, window, tally.sums))
+        distance = float(distances.wasserstein(reference, profile.sums, window, tally.sums))
+        if math.isfinite(distance):  # values that span more than the doubles do have none
+            statistics["wasserstein"] = distance
         p_values["ks"] = float(distances.ks_p_value(statistics["ks"], n, m))
     return Evidence(statistics, p_values, (1.0 / n + 1.0 / m) * _chi_square_quantile(bins - 1))
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import ClassVar
 
 from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
-from tidegauge.profile import Reference
+from tidegauge.layout import FOLDED
+from tidegauge.profile import Profile, ProfileError, Reference
 from tidegauge.reference import ReferenceBuilder
+
+log = logging.getLogger(__name__)
 
 
 class WarmUp:
-    """Holds the first `drift.reference_rows` rows, or as many as its share of the memory allows."""
+    """Holds the first `drift.reference_rows` rows of a model."""
 
     SOURCE: ClassVar[str] = "first_rows"
 
@@ -20,30 +24,44 @@ class WarmUp:
         self._model, self._version = model, version
         self._settings = settings
         self._held: list[Records] = []
-        self._nbytes = 0
+        self.nbytes = 0
         self.rows = 0
-        self.ready = False
 
-    def update(self, batch: Records, share: int) -> Records:
-        """Take what is still needed of a batch; returns the rest, which belongs to the window.
+    @property
+    def ready(self) -> bool:
+        """Whether it holds all the rows that it wants."""
+        return self.rows >= self._settings.reference_rows
 
-        `share` is the memory in bytes that this model may hold. Rows past it end the warm-up early:
-        fewer rows make a noisier reference, and the reference's own row count says so.
-        """
+    def update(self, batch: Records) -> Records:
+        """Take what is still needed of a batch; returns the rest, which belongs to the window."""
         taken = min(self._settings.reference_rows - self.rows, batch.items)
         self._held.append(replace(batch, rows=batch.rows.slice(0, taken)))
         self.rows += taken
-        self._nbytes += batch.nbytes
-        self.ready = self.rows >= self._settings.reference_rows or self._nbytes > share
+        self.nbytes += batch.nbytes
         return replace(batch, rows=batch.rows.slice(taken))
 
     def build(self) -> Reference:
-        """The reference of the rows held.
+        """The reference of the rows held. A column that changes its type in them is left out.
 
         Raises:
-            ProfileError: where they contradict each other or have no column to judge.
+            ProfileError: where no column is left to judge.
         """
-        builder = ReferenceBuilder(bins=self._settings.bins, max_categories=self._settings.max_categories)
-        for batch in self._held:
-            builder.update(batch.rows, batch.layout)
-        return builder.build(self._model, self._version, self.SOURCE)
+        profiles: list[Profile] = []
+        names = {
+            name: None
+            for batch in self._held
+            for name, role in zip(batch.layout.names, batch.layout.roles, strict=True)
+            if role in FOLDED
+        }
+        # One column at a time: counting its values takes 300 kB for a moment.
+        for name in names:
+            builder = ReferenceBuilder(bins=self._settings.bins, max_categories=self._settings.max_categories)
+            try:
+                for batch in self._held:
+                    builder.update(batch.rows, batch.layout, only=name)
+                profiles += builder.build(self._model, self._version, self.SOURCE).profiles
+            except ProfileError as error:
+                log.warning("%s %s: no reference of column %r: %s", self._model, self._version, name, error)
+        if not profiles:
+            raise ProfileError("no column of the first rows can have a reference")
+        return Reference(self._model, self._version, self.SOURCE, self.rows, tuple(profiles))
