@@ -37,17 +37,13 @@ def evidence(tally: Tally) -> Evidence:
     profile = tally.profile
     n, m = profile.rows, tally.rows
     reference, window = profile.counts, tally.counts
-    bins = len(reference)
-    if profile.kind is Kind.CATEGORICAL and reference[-1] == 0 and window[-1] == 0:
-        bins -= 1  # the bin for unseen categories is empty on both sides
-        reference, window = reference[:-1], window[:-1]
     psi = float(distances.psi(reference, window))
     js = float(distances.js(reference, window))
     chi2, degrees = distances.chi_square(reference, window)
     statistics = {"psi": psi, "js": js, "chi2": float(chi2)}
     p_values = {
-        "psi": distances.divergence_p_value(psi, 1.0, n, m, bins),
-        "js": distances.divergence_p_value(js * js, 0.125, n, m, bins),
+        "psi": distances.divergence_p_value(psi, 1.0, n, m, degrees),
+        "js": distances.divergence_p_value(js * js, 0.125, n, m, degrees),
         "chi2": float(distances.chi_square_p_value(chi2, float(degrees))),
     }
     if profile.kind is Kind.NUMERIC:
@@ -56,7 +52,7 @@ def evidence(tally: Tally) -> Evidence:
         if math.isfinite(distance):  # values that span more than the doubles do have none
             statistics["wasserstein"] = distance
         p_values["ks"] = float(distances.ks_p_value(statistics["ks"], n, m))
-    return Evidence(statistics, p_values, (1.0 / n + 1.0 / m) * _chi_square_quantile(bins - 1))
+    return Evidence(statistics, p_values, (1.0 / n + 1.0 / m) * _chi_square_quantile(degrees))
 
 
 @lru_cache

@@ -23,16 +23,20 @@ _DISTANCE = "float64(int64[::1], int64[::1])"
 def psi(reference: Any, window: Any) -> float:
     """Population stability index, sum of (q - p) ln(q / p), of shares smoothed by SMOOTHING.
 
-    0 where the two are alike, symmetric, never infinite. Source: Kullback & Leibler 1951 (their J).
+    0 where the two are alike, symmetric, never infinite. Bins that are empty on both sides do not
+    count: smoothing alone would make them differ. Source: Kullback & Leibler 1951 (their J).
     """
-    bins = len(reference)
-    n = reference.sum() + SMOOTHING * bins
-    m = window.sum() + SMOOTHING * bins
+    used = 0
+    for index in range(len(reference)):
+        used += reference[index] + window[index] > 0
+    n = reference.sum() + SMOOTHING * used
+    m = window.sum() + SMOOTHING * used
     total = 0.0
-    for index in range(bins):
-        p = (reference[index] + SMOOTHING) / n
-        q = (window[index] + SMOOTHING) / m
-        total += (q - p) * math.log(q / p)
+    for index in range(len(reference)):
+        if reference[index] + window[index] > 0:
+            p = (reference[index] + SMOOTHING) / n
+            q = (window[index] + SMOOTHING) / m
+            total += (q - p) * math.log(q / p)
     return total
 
 
@@ -184,13 +188,15 @@ def ks_p_value(distance: float, n: int, m: int) -> float:
     return min(max(2.0 * total, 0.0), 1.0)
 
 
-def divergence_p_value(divergence: float, scale: float, n: int, m: int, bins: int) -> float:
-    """p-value of a divergence that is `scale` (1/n + 1/m) chi-square(bins - 1) under no drift.
+def divergence_p_value(divergence: float, scale: float, n: int, m: int, degrees: int) -> float:
+    """p-value of a divergence that is `scale` (1/n + 1/m) chi-square(degrees) under no drift.
+
+    `degrees` are those of `chi_square`: the bins in use less one.
 
     scale is 1 for PSI and 1/8 for the Jensen-Shannon divergence (the squared distance): both are
     f-divergences, so their second-order expansion is Pearson's statistic (Yurdakul 2018).
     """
-    return float(chi_square_p_value(divergence / (scale * (1.0 / n + 1.0 / m)), float(bins - 1)))
+    return float(chi_square_p_value(divergence / (scale * (1.0 / n + 1.0 / m)), float(degrees)))
 
 
 def false_discoveries(p_values: Any, rate: float) -> Any:
