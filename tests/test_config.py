@@ -38,17 +38,24 @@ recievers: {}
 receivers: {grpc: {endpoint: 4317, max_message_size: 64}}
 drift: {window: 5m, panes: 0, bins: many, significance: 1.5}
 latency: {spans: some}
-references: [{modle: x}]
+references: [{modle: x, version: 2.1}]
 exporters: [1]
 """,
     )
     assert found["recievers"].hint == "did you mean receivers?"
     assert "64MiB" in found["receivers.grpc.max_message_size"].message
+    assert found["references[0].version"].hint == "put it in quotes"
     assert "requests, all" in found["latency.spans"].hint
     assert set(found) == {
         *("recievers", "receivers.grpc.endpoint", "receivers.grpc.max_message_size"),
         *("drift.panes", "drift.bins", "drift.significance", "drift.allowed_lateness", "latency.spans"),
-        *("references[0].modle", "references[0].model", "references[0].path", "exporters"),
+        *(
+            "references[0].modle",
+            "references[0].version",
+            "references[0].model",
+            "references[0].path",
+            "exporters",
+        ),
     }
 
 

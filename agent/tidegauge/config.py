@@ -231,7 +231,8 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
             return kind(raw)
         return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, ValueError) as error:
-        problems.append(Problem(path, f"{_shown(raw)} will not do: {error}", _choices(kind)))
+        hint = "put it in quotes" if kind is str and isinstance(raw, int | float) else _choices(kind)
+        problems.append(Problem(path, f"{_shown(raw)} will not do: {error}", hint))
         return None
 
 

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from tidegauge.config import ConfigError
+from tidegauge.exporters import status
 from tidegauge.exporters.pages import Pages
 from tidegauge.metric import Attributes, ExponentialHistogram, Kind, Metric, Number
 from tidegauge.snapshot import Snapshot, Snapshots
@@ -194,7 +195,7 @@ def test_status_page_tells_the_state() -> None:
     assert page.fetched == []
     assert not re.search(r"url\(|@import|https?://", text)
     income = page.row("fraud 2.1", "income")
-    assert income[2:] == ["drifted", "0.73", "1e-09 (psi)", "4,096", "25.0%"]
+    assert income[2:] == ["drifted", "0.73", "1e-09", "4,096", "25.0%"]
     assert page.row("fraud 2.1", "age")[2:4] == ["steady", "0.01"]
     assert page.row("fraud 2.1", "new")[2] == "too few rows"
     assert [row for row, marked in zip(page.rows, page.marked, strict=True) if marked] == [income]
@@ -203,10 +204,23 @@ def test_status_page_tells_the_state() -> None:
     assert all(32 <= float(cell.removesuffix(" ms")) <= 33.1 for cell in latency[4:])
     assert page.row("otlp", "traces")[2:5] == ["1,234,567", "1,234,560", "7"]
     assert page.row("rejected", "otlp traces") == ["rejected", "otlp traces", "queue_full", "7"]
-    assert page.row("H100", "GPU-1")[2:5] == ["50.0%", "80.0 GiB", ""]
+    assert page.row("H100", "GPU-1")[2:6] == ["", "50.0%", "80.0 GiB", ""]
     assert page.row("fraud 2.1", "feature.reference.rows")[-1] == "5,000"
     assert page.row("tidegauge.queue.usage")[-1] == "3.0 MiB"
     assert "not well" not in text
+
+
+def test_a_lost_gpu_stays_on_the_status_page() -> None:
+    lost = (("hw.id", "GPU-2"), ("hw.name", "H100"))
+    states = [
+        ((*lost, ("hw.state", state)), float(state == "failed")) for state in ("ok", "degraded", "failed")
+    ]
+    text = status.page(Snapshot(1, 0, (gauge("hw.status", "", *states),)), [])
+    row = re.search(r"<tr[^>]*><td[^>]*>H100.*?</tr>", text)
+    assert row is not None
+    assert "GPU-2" in row[0]
+    assert "failed" in row[0]
+    assert "degraded" not in row[0]
 
 
 def test_status_page_of_nothing() -> None:

@@ -83,27 +83,25 @@ class _View:
 def _drift(view: _View) -> str:
     rows: list[tuple[bool, float, Row]] = []
     for what, key in (("feature", "feature"), ("prediction", "output")):
-        cells: dict[tuple[str, ...], dict[str, float | str]] = defaultdict(dict)
+        cells: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
         for column in ("drift.score", "window.rows", "missing", "drifted"):
             for at, value in view.numbers(f"{what}.{column}"):
                 cells[_identity(at), at.get(key, "")][column] = value
         for at, value in view.numbers(f"{what}.drift.p_value"):
-            cell = cells[_identity(at), at.get(key, "")]
-            if value <= float(cell.get("p", math.inf)):
-                cell |= {"p": value, "statistic": at.get("statistic", "")}
+            if at.get("statistic") == "psi":  # the score's own, which the verdict goes by
+                cells[_identity(at), at.get(key, "")]["p"] = value
         for (identity, name), cell in cells.items():
             if not cell.keys() & {"drift.score", "window.rows"}:
                 continue
-            score, drifted = float(cell.get("drift.score", math.nan)), bool(cell.get("drifted"))
-            p_value = float(cell.get("p", math.nan))
+            score, drifted = cell.get("drift.score", math.nan), bool(cell.get("drifted"))
             row = (
                 identity,
                 name if what == "feature" else f"{name} (prediction)",
                 "drifted" if drifted else "steady" if "drift.score" in cell else "too few rows",
                 _figure(score),
-                _figure(p_value) + (f" ({cell['statistic']})" if cell.get("statistic") else ""),
-                _count(float(cell.get("window.rows", math.nan))),
-                _percent(float(cell.get("missing", math.nan))),
+                _figure(cell.get("p", math.nan)),
+                _count(cell.get("window.rows", math.nan)),
+                _percent(cell.get("missing", math.nan)),
             )
             rows.append((not drifted, -score if score == score else math.inf, row))
     rows.sort(key=lambda entry: entry[:2])
@@ -165,7 +163,7 @@ def _references(view: _View) -> str:
 
 
 def _gpus(view: _View) -> str:
-    columns = (
+    columns: tuple[str, ...] = (
         "hw.gpu.utilization",
         "hw.gpu.memory.usage",
         "hw.gpu.memory.limit",
@@ -178,9 +176,14 @@ def _gpus(view: _View) -> str:
             if at.get("hw.gpu.task", "general") == "general":
                 row = cells[at.get("hw.name", ""), at.get("hw.id", "")]
                 row.setdefault(column, _value(value, view.by_name[column].unit))
+    # A lost GPU has no reading but its state, and is the one to look at.
+    for at, value in view.numbers("hw.status"):
+        if value == 1:
+            cells[at.get("hw.name", ""), at.get("hw.id", "")]["state"] = at.get("hw.state", "")
+    columns = ("state", *columns)
     rows = [(*key, *(row.get(column, "") for column in columns)) for key, row in sorted(cells.items())]
-    header = ("GPU", "id", "busy", "memory", "of", "temperature", "power")
-    return _table("GPU", header, rows, texts=2)
+    header = ("GPU", "id", "state", "busy", "memory", "of", "temperature", "power")
+    return _table("GPU", header, rows, texts=3)
 
 
 def _own(view: _View) -> str:
