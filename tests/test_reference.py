@@ -71,11 +71,20 @@ def test_splits_and_order_leave_no_trace_in_the_file(tmp_path):
 
 
 def test_categories_are_ranked_and_the_tail_is_other():
-    built = profile(build({"c": ["a"] * 5 + ["b"] * 9 + [None] + list("cdefgh")}), "c")
-    assert built.categories == ("b", "a", "c", "d", "e")
-    assert built.counts.tolist() == [9, 5, 1, 1, 1, 3]
+    built = profile(build({"c": ["a"] * 50 + ["b"] * 90 + [None] + list("cdefgh")}), "c")
+    assert built.categories == ("b", "a")  # the others are as frequent as those that found no place
+    assert built.counts.tolist() == [90, 50, 6]
     assert built.missing == 1
-    assert built.bin_labels() == ("b", "a", "c", "d", "e", "__unseen__")
+    assert built.bin_labels() == ("b", "a", "__unseen__")
+    assert profile(build({"c": list("aab")}), "c").counts.tolist() == [2, 1, 0]
+
+
+def test_labels_of_odd_categories_are_apart():
+    odd = ["", "__unseen__", "__missing__", "'__unseen__'", "''", "'", "a"]
+    built = profile(build({"c": odd}, max_categories=10), "c")
+    labels = [*built.bin_labels(), "__missing__"]
+    assert len(set(labels)) == len(odd) + 2
+    assert "" not in labels
 
 
 def test_dictionaries_and_booleans_are_text():
@@ -89,6 +98,11 @@ def test_more_distinct_texts_than_are_counted_are_other():
     built = profile(build({"c": [str(n) for n in range(MAX_DISTINCT + 7)]}, max_categories=MAX_DISTINCT), "c")
     assert len(built.categories) == MAX_DISTINCT
     assert built.counts[-1] == 7
+
+
+def test_fractions_cannot_be_codes():
+    with pytest.raises(ProfileError, match="only whole numbers"):
+        build({"x": [0.5]}, categorical={"x"})
 
 
 def test_roles_are_kept_and_only_watched_columns_profiled():
@@ -119,7 +133,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
 def test_intervals_have_names_that_tell_them_apart():
     built = profile(build({"x": [1.0, 2.0, 3.5]}), "x")
     assert built.kind is Kind.NUMERIC
-    assert built.bin_labels() == ("(-inf,1.0]", "(1.0,2.0]", "(2.0,+inf)")
+    assert built.bin_labels() == ("(-inf,1.5]", "(1.5,2.75]", "(2.75,+inf)")
 
 
 def test_errors_say_what_is_wrong(tmp_path):

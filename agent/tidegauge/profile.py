@@ -22,6 +22,7 @@ _COLUMNS: dict[str, pa.DataType] = {
     "lowest": pa.float64(),
     "highest": pa.float64(),
     "center": pa.float64(),
+    "infinite": pa.int64(),
     "edges": pa.list_(pa.float64()),
     "categories": pa.list_(pa.string()),
     "counts": pa.list_(pa.int64()),
@@ -40,7 +41,8 @@ class Profile:
 
     Numeric: bin b holds the values in (edges[b-1], edges[b]]; `counts` int64[edges + 1]; `sums`
     float64[edges + 1] of finite values about `center`. Categorical: `counts` int64[categories + 1],
-    the last being all other values. `missing` counts nulls and NaNs.
+    the last being all other values. `missing` counts nulls and NaNs, `infinite` those of `counts` that
+    are not in `sums`.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Profile:
     lowest: float = 0.0
     highest: float = 0.0
     center: float = 0.0
+    infinite: int = 0
 
     @property
     def rows(self) -> int:
@@ -63,10 +66,15 @@ class Profile:
     def bin_labels(self) -> tuple[str, ...]:
         """A name for each bin: an interval, or a category; `__unseen__` for all others."""
         if self.kind is Kind.CATEGORICAL:
-            return (*self.categories, "__unseen__")
+            return (*map(_label, self.categories), "__unseen__")
         bounds = ["-inf", *map(repr, self.edges.tolist()), "+inf"]
         ends = [*["]"] * len(self.edges), ")"]
         return tuple(f"({bounds[b]},{bounds[b + 1]}{end}" for b, end in enumerate(ends))
+
+
+def _label(category: str) -> str:
+    """The category, in quotes where it is empty or one of the agent's own labels (and so quoted already)."""
+    return f"'{category}'" if category.strip("'") in ("", "__unseen__", "__missing__") else category
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +140,7 @@ def _row(profile: Profile) -> dict[str, Any]:
         "lowest": profile.lowest,
         "highest": profile.highest,
         "center": profile.center,
+        "infinite": profile.infinite,
         "edges": profile.edges,
         "categories": profile.categories,
         "counts": profile.counts,
@@ -152,4 +161,5 @@ def _profile(row: dict[str, Any]) -> Profile:
         lowest=row["lowest"],
         highest=row["highest"],
         center=row["center"],
+        infinite=row["infinite"],
     )

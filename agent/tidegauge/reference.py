@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
@@ -21,7 +22,8 @@ MAX_DISTINCT = 100_000
 
 
 class ReferenceBuilder:
-    """Folds record batches into profiles; the order and the size of the batches do not matter.
+    """Folds record batches into profiles; the order and the size of the batches do not matter, but for
+    columns of more than MAX_DISTINCT texts.
 
     `categorical` names numeric columns whose numbers are codes, to be counted one by one.
     """
@@ -55,6 +57,8 @@ class ReferenceBuilder:
             if only not in (None, name):
                 continue
             wanted = _Texts if kind is Kind.CATEGORICAL or name in self._categorical else _Numbers
+            if wanted is _Texts and pa.types.is_floating(rows.schema.field(index).type):
+                raise ProfileError(f"column {name!r} holds fractions; only whole numbers can be codes")
             column = self._columns.get(name)
             if column is None:
                 column = self._columns[name] = wanted(role)
@@ -105,7 +109,7 @@ class _Numbers:
 
     def profile(self, name: str, bins: int) -> Profile:
         counted = self._values.sorted()
-        edges = quantile_edges(counted.upper, counted.counts, bins)
+        edges = quantile_edges(*counted, bins)
         counts = np.zeros(len(edges) + 1, np.int64)
         sums = np.zeros(len(edges) + 1)
         center = 0.0
@@ -122,7 +126,17 @@ class _Numbers:
         counts[-1] += self._infinite[1]
         lowest, highest = (self._lowest, self._highest) if len(counted.counts) else (0.0, 0.0)
         return Profile(
-            name, self.role, Kind.NUMERIC, self.missing, counts, edges, sums, (), lowest, highest, center
+            name=name,
+            role=self.role,
+            kind=Kind.NUMERIC,
+            missing=self.missing,
+            counts=counts,
+            edges=edges,
+            sums=sums,
+            lowest=lowest,
+            highest=highest,
+            center=center,
+            infinite=int(self._infinite.sum()),
         )
 
 
@@ -146,7 +160,12 @@ class _Texts:
         # Ties are broken by the text, so that the order of the rows leaves no trace.
         ranked = sorted((-count, text) for text, count in self._counts.items() if count)
         kept = ranked[:most]
-        other = self._other - sum(count for count, _ in ranked[most:])
+        if len(ranked) > most:
+            # Of categories about as frequent, those kept were lucky, and would fall back in every
+            # window: only what stands out of the first one left out (four standard errors) is kept.
+            cut = -ranked[most][0]
+            kept = [(count, text) for count, text in kept if -count > cut + 4 * math.sqrt(cut)]
+        other = self._other - sum(count for count, _ in ranked[len(kept) :])
         counts = np.array([*(-count for count, _ in kept), other], np.int64)
         empty = np.empty(0)
         texts = tuple(text for _, text in kept)

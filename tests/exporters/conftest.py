@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -17,6 +18,13 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metric
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from tidegauge.batch import Signal
+
+FIELDS = {
+    Signal.TRACES: ("resource_spans", "scope_spans", "spans", "name"),
+    Signal.METRICS: ("resource_metrics", "scope_metrics", "metrics", "name"),
+    Signal.LOGS: ("resource_logs", "scope_logs", "log_records", "event_name"),
+}
+"""Where a request holds its items, and an item its name."""
 
 
 class Failure(NamedTuple):
@@ -33,6 +41,17 @@ class Call(NamedTuple):
     request: Any
     metadata: dict[str, str | bytes]
     time_s: float
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its items, in order."""
+        resources, scopes, items, name = FIELDS[self.signal]
+        return [
+            getattr(item, name)
+            for resource in getattr(self.request, resources)
+            for scope in getattr(resource, scopes)
+            for item in getattr(scope, items)
+        ]
 
 
 class Sink:
@@ -137,3 +156,11 @@ def failure() -> type[Failure]:
 @pytest.fixture
 def sink_type() -> type[Sink]:
     return Sink
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -103,20 +102,17 @@ def test_a_collector_that_hangs_times_out(sink_type: Any) -> None:
 
 
 def test_a_change_is_told_and_an_attempt_is_not(
-    sink_type: Any, failure: Any, caplog: pytest.LogCaptureFixture
+    sink_type: Any, failure: Any, closed_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "tidegauge")
     bad = failure(grpc.StatusCode.UNIMPLEMENTED)
 
     async def scene() -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
-        async with Collector(OtlpExporter(endpoint=f"http://127.0.0.1:{port}")) as collector:
+        async with Collector(OtlpExporter(endpoint=f"http://127.0.0.1:{closed_port}")) as collector:
             for signal in (Signal.TRACES, Signal.METRICS, Signal.LOGS) * 2:
                 assert (await collector.export(signal, b"")).verdict is Verdict.RETRY
             sink = sink_type()
-            sink.port = port
+            sink.port = closed_port
             async with sink:
                 sink.failures[Signal.LOGS] = [bad] * 3
                 async with asyncio.timeout(10):

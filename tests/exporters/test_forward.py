@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -45,22 +44,6 @@ def request(signal: Signal, name: str) -> bytes:
         message = ExportLogsServiceRequest()
         message.resource_logs.add().scope_logs.add().log_records.add(event_name=name)
     return bytes(message.SerializeToString())
-
-
-def names(call: Any) -> list[str]:
-    """Names of the items of a call, in order."""
-    if call.signal is Signal.TRACES:
-        return [s.name for r in call.request.resource_spans for scope in r.scope_spans for s in scope.spans]
-    if call.signal is Signal.METRICS:
-        return [
-            m.name for r in call.request.resource_metrics for scope in r.scope_metrics for m in scope.metrics
-        ]
-    return [
-        entry.event_name
-        for r in call.request.resource_logs
-        for scope in r.scope_logs
-        for entry in scope.log_records
-    ]
 
 
 class Ledger:
@@ -128,25 +111,24 @@ async def watching(ledger: Ledger) -> None:
 
 
 def taken(sink: Any, signal: Signal = Signal.TRACES) -> list[str]:
-    return [name for call in sink.taken if call.signal is signal for name in names(call)]
+    return [name for call in sink.taken if call.signal is signal for name in call.names]
 
 
 def test_all_signals_arrive_in_order_and_in_batches(sink_type: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
             sink.gate.clear()
-            async with forwarding(sink.port) as ledger:
-                for n in range(100):
-                    for signal in SIGNALS:
-                        ledger.offer(signal, request(signal, str(n)))
-                    if n == 50:
-                        await sink.until(lambda: len(sink.calls) == 3)
-                sink.gate.set()
-            for signal in SIGNALS:
-                assert taken(sink, signal) == [str(n) for n in range(100)]
-                assert ledger.exported(signal) == 100
-                # What gathered during the first call went out in the second, as one request.
-                assert [len(names(call)) for call in sink.taken if call.signal is signal] == [51, 49]
+            for n in range(100):
+                for signal in SIGNALS:
+                    ledger.offer(signal, request(signal, str(n)))
+                if n == 50:
+                    await sink.until(lambda: len(sink.calls) == 3)
+            sink.gate.set()
+        for signal in SIGNALS:
+            assert taken(sink, signal) == [str(n) for n in range(100)]
+            assert ledger.exported(signal) == 100
+            # What gathered during the first call went out in the second, as one request.
+            assert [len(call.names) for call in sink.taken if call.signal is signal] == [51, 49]
 
     asyncio.run(scene())
 
@@ -155,160 +137,146 @@ def test_a_batch_is_the_sum_of_its_parts(sink_type: Any) -> None:
     parts = [spans("a", "b", padding=300), spans("c"), b"", spans("d", padding=5)]
 
     async def scene() -> None:
-        async with sink_type() as sink:
-            async with forwarding(sink.port) as ledger:
-                for raw, items in zip(parts, (2, 1, 0, 1), strict=True):
-                    ledger.offer(Signal.TRACES, raw, items)
-            (call,) = sink.taken
-            whole = ExportTraceServiceRequest()
-            for raw in parts:
-                whole.MergeFromString(raw)
-            assert call.request == whole
-            assert ledger.exported(Signal.TRACES) == 4
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
+            for raw, items in zip(parts, (2, 1, 0, 1), strict=True):
+                ledger.offer(Signal.TRACES, raw, items)
+        (call,) = sink.taken
+        whole = ExportTraceServiceRequest()
+        for raw in parts:
+            whole.MergeFromString(raw)
+        assert call.request == whole
+        assert ledger.exported(Signal.TRACES) == 4
 
     asyncio.run(scene())
 
 
 def test_a_batch_has_a_size(sink_type: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
-            async with forwarding(sink.port, batch_size=Size("10kB")) as ledger:
-                for n in range(12):
-                    ledger.offer(Signal.TRACES, spans(str(n), padding=3000))
-                ledger.offer(Signal.TRACES, spans("large", padding=50_000))  # goes alone
-            assert [len(names(call)) for call in sink.taken] == [3, 3, 3, 3, 1]
+        async with sink_type() as sink, forwarding(sink.port, batch_size=Size("10kB")) as ledger:
+            for n in range(12):
+                ledger.offer(Signal.TRACES, spans(str(n), padding=3000))
+            ledger.offer(Signal.TRACES, spans("large", padding=50_000))  # goes alone
+        assert [len(call.names) for call in sink.taken] == [3, 3, 3, 3, 1]
 
     asyncio.run(scene())
 
 
 def test_lingering_gathers_what_comes_one_by_one(sink_type: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
-            async with forwarding(sink.port, {"linger_s": 60.0}) as ledger:
-                for n in range(5):
-                    ledger.offer(Signal.TRACES, spans(str(n)))
-                    await asyncio.sleep(0.01)
-                assert not sink.calls
-            assert [names(call) for call in sink.taken] == [["0", "1", "2", "3", "4"]]
+        async with sink_type() as sink, forwarding(sink.port, {"linger_s": 60.0}) as ledger:
+            for n in range(5):
+                ledger.offer(Signal.TRACES, spans(str(n)))
+                await asyncio.sleep(0.01)
+            assert not sink.calls
+        assert [call.names for call in sink.taken] == [["0", "1", "2", "3", "4"]]
 
     asyncio.run(scene())
 
 
 def test_unavailable_then_well(sink_type: Any, failure: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
             sink.failures[Signal.TRACES] = [failure(grpc.StatusCode.UNAVAILABLE)] * 3
-            async with forwarding(sink.port) as ledger:
-                ledger.offer(Signal.TRACES, spans("a"))
-                await sink.until(lambda: bool(sink.taken))
-            assert taken(sink) == ["a"]
-            assert (len(sink.calls), ledger.retries, ledger.dropped()) == (4, 3, {})
+            ledger.offer(Signal.TRACES, spans("a"))
+            await sink.until(lambda: bool(sink.taken))
+        assert taken(sink) == ["a"]
+        assert (len(sink.calls), ledger.retries, ledger.dropped()) == (4, 3, {})
 
     asyncio.run(scene())
 
 
 def test_retry_info_is_kept(sink_type: Any, failure: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
             sink.failures[Signal.TRACES] = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED, 0.5)]
-            async with forwarding(sink.port) as ledger:
-                ledger.offer(Signal.TRACES, spans("a"))
-                await sink.until(lambda: bool(sink.taken))
-            assert sink.calls[1].time_s - sink.calls[0].time_s >= 0.5
+            ledger.offer(Signal.TRACES, spans("a"))
+            await sink.until(lambda: bool(sink.taken))
+        assert sink.calls[1].time_s - sink.calls[0].time_s >= 0.5
 
     asyncio.run(scene())
 
 
 def test_resource_exhausted_without_retry_info_is_for_good(sink_type: Any, failure: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
             sink.failures[Signal.TRACES] = [failure(grpc.StatusCode.RESOURCE_EXHAUSTED)]
-            async with forwarding(sink.port) as ledger:
-                ledger.offer(Signal.TRACES, spans("a"))
-            assert (len(sink.calls), ledger.dropped()) == (1, {"rejected": 1})
+            ledger.offer(Signal.TRACES, spans("a"))
+        assert (len(sink.calls), ledger.dropped()) == (1, {"rejected": 1})
 
     asyncio.run(scene())
 
 
 def test_only_what_the_collector_rejects_is_dropped(sink_type: Any, failure: Any) -> None:
-    def judge(call: Any) -> Any:
-        return failure(grpc.StatusCode.INVALID_ARGUMENT) if BAD in names(call) else None
-
     async def scene() -> None:
-        async with sink_type() as sink:
-            sink.judge = judge
-            async with forwarding(sink.port) as ledger:
-                for n in range(40):
-                    ledger.offer(Signal.TRACES, spans(BAD if n in (7, 8, 30) else str(n)))
-            assert taken(sink) == [str(n) for n in range(40) if n not in (7, 8, 30)]
-            assert (ledger.exported(Signal.TRACES), ledger.dropped()) == (37, {"rejected": 3})
-            assert len(sink.calls) < 40
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
+            sink.judge = lambda call: failure(grpc.StatusCode.INVALID_ARGUMENT) if BAD in call.names else None
+            for n in range(40):
+                ledger.offer(Signal.TRACES, spans(BAD if n in (7, 8, 30) else str(n)))
+        assert taken(sink) == [str(n) for n in range(40) if n not in (7, 8, 30)]
+        assert (ledger.exported(Signal.TRACES), ledger.dropped()) == (37, {"rejected": 3})
+        assert len(sink.calls) < 40
 
     asyncio.run(scene())
 
 
 def test_a_refusal_of_the_sender_drops_the_batch_at_once(sink_type: Any, failure: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
             sink.judge = lambda _: failure(grpc.StatusCode.UNAUTHENTICATED)
-            async with forwarding(sink.port) as ledger:
-                for n in range(40):
-                    ledger.offer(Signal.TRACES, spans(str(n)))
-            assert (len(sink.calls), ledger.dropped()) == (1, {"rejected": 40})
+            for n in range(40):
+                ledger.offer(Signal.TRACES, spans(str(n)))
+        assert (len(sink.calls), ledger.dropped()) == (1, {"rejected": 40})
 
     asyncio.run(scene())
 
 
 def test_partial_success(sink_type: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
             sink.partial = (2, "two are odd")
-            async with forwarding(sink.port) as ledger:
-                ledger.offer(Signal.TRACES, spans("a", "b", "c"), 3)
-            assert len(sink.calls) == 1
-            assert (ledger.exported(Signal.TRACES), ledger.dropped()) == (1, {"rejected": 2})
+            ledger.offer(Signal.TRACES, spans("a", "b", "c"), 3)
+        assert len(sink.calls) == 1
+        assert (ledger.exported(Signal.TRACES), ledger.dropped()) == (1, {"rejected": 2})
 
     asyncio.run(scene())
 
 
 def test_a_collector_that_rejects_more_than_it_got(sink_type: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
             sink.partial = (1000, "")
-            async with forwarding(sink.port) as ledger:
-                ledger.offer(Signal.TRACES, spans("a"))
-            assert (ledger.exported(Signal.TRACES), ledger.dropped()) == (0, {"rejected": 1})
+            ledger.offer(Signal.TRACES, spans("a"))
+        assert (ledger.exported(Signal.TRACES), ledger.dropped()) == (0, {"rejected": 1})
 
     asyncio.run(scene())
 
 
 def test_one_signal_does_not_block_another(sink_type: Any, failure: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with (
+            sink_type() as sink,
+            forwarding(sink.port, {"backoff_s": (60.0, 60.0), "drain_s": 0.1}) as ledger,
+        ):
             sink.judge = lambda call: (
                 failure(grpc.StatusCode.UNAVAILABLE) if call.signal is Signal.TRACES else None
             )
-            async with forwarding(sink.port, {"backoff_s": (60.0, 60.0), "drain_s": 0.1}) as ledger:
-                for signal in SIGNALS:
-                    ledger.offer(signal, request(signal, "a"))
-                await sink.until(lambda: len(sink.taken) == 2)
-                ledger.offer(Signal.LOGS, request(Signal.LOGS, "b"))
-                await sink.until(lambda: len(sink.taken) == 3)
-                assert ledger.forwarder.pending_items(Signal.TRACES) == 1
-            assert ledger.dropped() == {"shutdown": 1}
+            for signal in SIGNALS:
+                ledger.offer(signal, request(signal, "a"))
+            await sink.until(lambda: len(sink.taken) == 2)
+            ledger.offer(Signal.LOGS, request(Signal.LOGS, "b"))
+            await sink.until(lambda: len(sink.taken) == 3)
+            assert ledger.forwarder.pending_items(Signal.TRACES) == 1
+        assert ledger.dropped() == {"shutdown": 1}
 
     asyncio.run(scene())
 
 
-def test_an_outage_drops_the_oldest_and_keeps_to_the_limit(sink_type: Any) -> None:
+def test_an_outage_drops_the_oldest_and_keeps_to_the_limit(sink_type: Any, closed_port: int) -> None:
     raw = spans("00", padding=1000)
     room = 20 * (len(raw) + OVERHEAD)
 
     async def scene() -> None:
-        with socket.socket() as taken_port:
-            taken_port.bind(("127.0.0.1", 0))
-            port = taken_port.getsockname()[1]
-        async with forwarding(port, queue_size=Size(f"{room}B")) as ledger:
+        async with forwarding(closed_port, queue_size=Size(f"{room}B")) as ledger:
             for n in range(50):
                 ledger.offer(Signal.TRACES, spans(f"{n:02}", padding=1000))
                 ledger.offer(Signal.LOGS, request(Signal.LOGS, f"{n}"))
@@ -318,7 +286,7 @@ def test_an_outage_drops_the_oldest_and_keeps_to_the_limit(sink_type: Any) -> No
             assert 0 < waiting < 20
             assert ledger.dropped() == {"queue_full": 50 - waiting}
             sink = sink_type()
-            sink.port = port
+            sink.port = closed_port
             async with sink:
                 await sink.until(lambda: len(taken(sink)) + len(taken(sink, Signal.LOGS)) > waiting)
                 await sink.until(lambda: not ledger.forwarder.pending_bytes)
@@ -356,59 +324,55 @@ def test_a_lane_whose_every_entry_is_on_its_way_gives_none_up(sink_type: Any) ->
     large = spans("large", padding=6000)
 
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port, queue_size=Size("10kB")) as ledger:
             sink.gate.clear()
-            async with forwarding(sink.port, queue_size=Size("10kB")) as ledger:
-                ledger.offer(Signal.LOGS, request(Signal.LOGS, "first"))
-                await sink.until(lambda: len(sink.calls) == 1)
-                ledger.offer(Signal.TRACES, large)
-                await sink.until(lambda: len(sink.calls) == 2)
-                ledger.offer(Signal.TRACES, spans("small"))
-                ledger.offer(Signal.TRACES, large)  # drops the small one, and still does not fit
-                assert ledger.dropped() == {"queue_full": 2}
-                assert ledger.dropped(Signal.LOGS) == {}
-                sink.gate.set()
-            assert (taken(sink), taken(sink, Signal.LOGS)) == (["large"], ["first"])
+            ledger.offer(Signal.LOGS, request(Signal.LOGS, "first"))
+            await sink.until(lambda: len(sink.calls) == 1)
+            ledger.offer(Signal.TRACES, large)
+            await sink.until(lambda: len(sink.calls) == 2)
+            ledger.offer(Signal.TRACES, spans("small"))
+            ledger.offer(Signal.TRACES, large)  # drops the small one, and still does not fit
+            assert ledger.dropped() == {"queue_full": 2}
+            assert ledger.dropped(Signal.LOGS) == {}
+            sink.gate.set()
+        assert (taken(sink), taken(sink, Signal.LOGS)) == (["large"], ["first"])
 
     asyncio.run(scene())
 
 
 def test_what_was_tried_too_long_expires(sink_type: Any, failure: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port, max_elapsed=Duration("300ms")) as ledger:
             sink.judge = lambda _: failure(grpc.StatusCode.UNAVAILABLE)
-            async with forwarding(sink.port, max_elapsed=Duration("300ms")) as ledger:
-                ledger.offer(Signal.TRACES, spans("a"))
-                await sink.until(lambda: not ledger.forwarder.pending_bytes)
-            assert ledger.dropped() == {"expired": 1}
-            assert ledger.retries == len(sink.calls) > 1
+            ledger.offer(Signal.TRACES, spans("a"))
+            await sink.until(lambda: not ledger.forwarder.pending_bytes)
+        assert ledger.dropped() == {"expired": 1}
+        assert ledger.retries == len(sink.calls) > 1
 
     asyncio.run(scene())
 
 
 def test_leaving_takes_a_bounded_time_and_counts_the_rest(sink_type: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port, {"drain_s": 0.2}) as ledger:
             sink.gate.clear()
-            async with forwarding(sink.port, {"drain_s": 0.2}) as ledger:
-                ledger.offer(Signal.TRACES, spans("a", "b"), 2)
-                await sink.until(lambda: len(sink.calls) == 1)
-                ledger.offer(Signal.TRACES, spans("c"))
-            assert ledger.dropped() == {"shutdown": 3}
-            ledger.offer(Signal.TRACES, spans("d"))  # a receiver that is late itself
-            assert ledger.dropped() == {"shutdown": 4}
+            ledger.offer(Signal.TRACES, spans("a", "b"), 2)
+            await sink.until(lambda: len(sink.calls) == 1)
+            ledger.offer(Signal.TRACES, spans("c"))
+        assert ledger.dropped() == {"shutdown": 3}
+        ledger.offer(Signal.TRACES, spans("d"))  # a receiver that is late itself
+        assert ledger.dropped() == {"shutdown": 4}
 
     asyncio.run(scene())
 
 
 def test_leaving_tries_again_without_a_full_backoff(sink_type: Any, failure: Any) -> None:
     async def scene() -> None:
-        async with sink_type() as sink:
+        async with sink_type() as sink, forwarding(sink.port, {"backoff_s": (600.0, 600.0)}) as ledger:
             sink.failures[Signal.TRACES] = [failure(grpc.StatusCode.UNAVAILABLE)] * 2
-            async with forwarding(sink.port, {"backoff_s": (600.0, 600.0)}) as ledger:
-                ledger.offer(Signal.TRACES, spans("a"))
-                await sink.until(lambda: len(sink.calls) == 1)
-            assert taken(sink) == ["a"]
+            ledger.offer(Signal.TRACES, spans("a"))
+            await sink.until(lambda: len(sink.calls) == 1)
+        assert taken(sink) == ["a"]
 
     asyncio.run(scene())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
 from typing import Any
 
 import grpc
@@ -153,6 +152,17 @@ def test_a_large_snapshot_goes_in_portions() -> None:
     assert numbers == [float(n) for n in range(count)]
 
 
+def test_a_histogram_without_a_sum_has_none() -> None:
+    snapshot = Snapshot(
+        1, 5, (Metric("h", Kind.HISTOGRAM, "", "", (Histogram((), (0.5,), (1, 2), math.nan),)),)
+    )
+    ((_, raw),) = requests(snapshot, {})
+    request = ExportMetricsServiceRequest.FromString(raw)
+    (point,) = request.resource_metrics[0].scope_metrics[0].metrics[0].histogram.data_points
+    assert point.count == 3
+    assert not point.HasField("sum")
+
+
 def test_nothing_is_no_request() -> None:
     assert requests(Snapshot(1, 5, ()), {}) == []
 
@@ -222,14 +232,11 @@ def test_leaving_takes_a_bounded_time(sink_type: Any) -> None:
     asyncio.run(scene())
 
 
-def test_an_absent_collector_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_absent_collector_is_told_once(closed_port: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tidegauge")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
 
     async def scene() -> None:
-        it = Scene(port)
+        it = Scene(closed_port)
         async with it.collector, it.push() as push:
             for _ in range(5):
                 it.snapshots.publish("one", METRICS)

@@ -321,3 +321,73 @@ def test_values_that_span_more_than_the_doubles_have_no_wasserstein_distance():
     drift.update(records({"x": wide}))
     assert values(drift, "feature.drift.statistic", statistic="wasserstein") == {}
     assert values(drift, "feature.drifted") == {"x": 0}
+
+
+def test_one_models_extreme_values_do_not_take_the_others_off_the_page():
+    scores = {"score": rng().random(1_000)}
+    drift = Drift(Settings(), [reference(scores), reference(scores, "healthy", "1")])
+    drift.update(records({"score": [0.5] * 300}, Identity("healthy", "1")))
+    drift.update(records({"score": [1.7e308, 1.7e308, -1.7e308, -1.7e308] * 100}))
+    rows = values(drift, "prediction.window.rows", output="score", model="healthy")
+    assert rows == {"": 300}
+    assert values(drift, "prediction.drifted", model="fraud") == {"score": 1}
+    assert values(drift, "prediction.mean", model="fraud") == {}
+
+
+def test_infinite_values_count_but_have_no_mean():
+    drift = Drift(Settings(), [reference({"score": np.full(1_000, 100.0)})])
+    drift.update(records({"score": [100.0, float("inf")] * 150}))
+    assert values(drift, "prediction.mean") == {"score": 100}
+    assert values(drift, "prediction.out_of_range") == {"score": 0.5}
+    assert values(drift, "prediction.drift.statistic", statistic="wasserstein") == {}
+    (histogram,) = [m for m in drift.collect(NOW) if m.name == "prediction.histogram"]
+    assert histogram.points[0].sum == 15_000
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_float32_served_against_a_float64_reference_is_not_drift(seed):
+    r = rng(seed)
+    columns = {
+        "steps": np.round(r.integers(1, 11, 20_000) * 0.1, 1),
+        "constant": np.full(20_000, 0.1),
+        "atom": np.where(r.random(20_000) < 0.9, 0.1, r.random(20_000)),
+    }
+    drift = Drift(Settings(), [reference(columns)])
+    drift.update(records({name: column[:5_000].astype(np.float32) for name, column in columns.items()}))
+    assert values(drift, "feature.drifted") == {"steps": 0, "constant": 0, "atom": 0}
+    assert values(drift, "feature.out_of_range") == {"steps": 0, "constant": 0, "atom": 0}
+
+
+def test_a_saturated_column_that_leaves_its_ceiling_is_drift():
+    r = rng(7)
+    drift = Drift(
+        Settings(), [reference({"x": np.where(r.random(20_000) < 0.96, 100.0, r.random(20_000) * 100)})]
+    )
+    drift.update(records({"x": np.full(5_000, 50.0)}))
+    assert values(drift, "feature.drifted") == {"x": 1}
+
+
+@pytest.mark.parametrize("distinct", [300, 3_000])
+def test_many_categories_of_one_frequency_are_not_drift(distinct):
+    r = rng(distinct)
+    for _ in range(5):
+        drift = Drift(Settings(), [reference({"c": r.integers(0, distinct, 5_000).astype(str)})])
+        drift.update(records({"c": r.integers(0, distinct, 10_000).astype(str)}))
+        assert values(drift, "feature.drifted") == {"c": 0}
+
+
+def test_a_column_that_vanishes_is_missing():
+    drift = Drift(Settings(), [reference({"x": [1.0, 2.0], "c": ["a", "b"], "y": [1.0, 2.0]})])
+    drift.update(records({"y": [1.0] * 10}))
+    assert values(drift, "feature.missing") == {"x": 1, "c": 1, "y": 0}
+
+
+def test_skipped_columns_are_those_of_the_latest_batch_and_outputs_are_outputs():
+    drift = Drift(Settings(), [reference({"x": [1.0, 2.0]})])
+    more = records({"x": [1.0], "z": [1.0], "score": [0.5]})
+    drift.update(more)
+    drift.update(records({"x": [1.0]}))
+    assert values(drift, "feature.skipped") == {}
+    drift.update(more)
+    assert values(drift, "feature.skipped") == {"z no_reference": 1}
+    assert values(drift, "prediction.skipped") == {"score no_reference": 1}

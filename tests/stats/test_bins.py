@@ -97,6 +97,7 @@ def slow_fold(values, edges, lowest, highest):
             counts[sum(edge < value for edge in edges)] += 1
             tallies[bins.BELOW] += value < lowest
             tallies[bins.ABOVE] += value > highest
+            tallies[bins.INFINITE] += value in (math.inf, -math.inf)
     return counts, tallies
 
 
@@ -147,7 +148,7 @@ def test_a_million_rows_in_any_batches_give_the_same_counts():
 @given(st.lists(finite, min_size=1, max_size=400), st.integers(2, 30))
 def test_quantile_edges_cut_into_bins_that_all_hold_something(values, most):
     upper, counts = np.unique(np.array(values) + 0.0, return_counts=True)
-    edges = bins.quantile_edges(upper, counts, most)
+    edges = bins.quantile_edges(upper, upper, counts, most)
     assert (edges[1:] > edges[:-1]).all()
     held = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
     if len(upper) > 1:
@@ -155,16 +156,37 @@ def test_quantile_edges_cut_into_bins_that_all_hold_something(values, most):
         assert held.min() > 0
         # No bin is heavier than its share and one value's weight together.
         assert held.max() <= len(values) / most + counts.max() + 1
-    elif math.isfinite(math.nextafter(upper[0], -math.inf)):
-        assert held.tolist() == [0, len(values), 0]
     else:
-        assert held.tolist() == [len(values), 0]
+        assert held.max() == len(values)
+        assert len(held) == (3 if abs(upper[0]) < 1.79e308 else 2)
 
 
 def test_few_distinct_values_have_a_bin_each():
     upper, counts = np.array([0.0, 1.0, 7.0]), np.array([990, 9, 1])
-    assert bins.quantile_edges(upper, counts, 20).tolist() == [0.0, 1.0]
+    assert bins.quantile_edges(upper, upper, counts, 20).tolist() == [0.5, 4.0]
+
+
+def test_a_value_that_outweighs_a_bin_is_parted_from_those_below_it():
+    upper, counts = np.arange(101.0), np.array([1] * 100 + [2_400])
+    edges = bins.quantile_edges(upper, upper, counts, 20)
+    assert edges.tolist() == [99.5]
+    middle = np.array([1] * 50 + [2_400] + [1] * 50)
+    edges = bins.quantile_edges(upper, upper, middle, 20)
+    assert edges.tolist() == [49.5, 50.5]
+
+
+@given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=60), st.integers(2, 10))
+def test_the_float32_of_a_value_stays_in_its_bin(values, most):
+    upper, counts = np.unique(np.float32(values).astype(float) * 0.1, return_counts=True)
+    near = upper * (1 + 2.0**-24)
+    apart = np.diff(upper) > 2.0**-20 * np.maximum(abs(upper[1:]), abs(upper[:-1]))
+    if np.isfinite(near).all() and apart.all() and (abs(upper) > 1e-300).all():
+        edges = bins.quantile_edges(upper, upper, counts, most)
+        assert lookup(near, edges).tolist() == lookup(upper, edges).tolist()
+        low, high = bins.widened(float(upper[0]), float(upper[-1]))
+        assert (near >= low).all()
+        assert (near <= high).all()
 
 
 def test_no_values_have_no_edges():
-    assert len(bins.quantile_edges(np.empty(0), np.empty(0, np.int64), 20)) == 0
+    assert len(bins.quantile_edges(np.empty(0), np.empty(0), np.empty(0, np.int64), 20)) == 0

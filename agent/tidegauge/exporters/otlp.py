@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -203,7 +204,8 @@ def _fields(point: Number | Histogram | ExponentialHistogram) -> dict[str, Any]:
     if isinstance(point, Histogram):
         return {
             "count": sum(point.counts),
-            "sum": point.sum,
+            # Values that have no sum among the doubles: OTLP leaves it unset.
+            **({} if math.isnan(point.sum) else {"sum": point.sum}),
             "explicit_bounds": point.bounds,
             "bucket_counts": point.counts,
         }

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidegauge import categories
-from tidegauge.layout import FOLDED, Kind, Layout
+from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 
@@ -44,7 +44,12 @@ class Tables:
         for row, (profile, g) in enumerate(zip(self.numeric, grids, strict=True)):
             self.edges[row, : len(g.edges)] = g.edges
             self.grids[row] = g.table
-            self.places[row] = g.origin, g.scale, profile.lowest, profile.highest, profile.center
+            self.places[row] = (
+                g.origin,
+                g.scale,
+                *bins.widened(profile.lowest, profile.highest),
+                profile.center,
+            )
 
     @property
     def profiles(self) -> tuple[Profile, ...]:
@@ -77,6 +82,7 @@ class Skipped(NamedTuple):
     """A column that gets no statistics, and why: `no_reference`, `type_changed` or `embedding`."""
 
     name: str
+    role: Role
     reason: str
 
 
@@ -106,11 +112,18 @@ class Plan:
                     code = bins.FLOAT64
                 columns.append((index, row, code, tables.steps[row]))
             else:
-                self.skipped.append(Skipped(name, _reason(name in numeric or name in categorical, kind)))
+                self.skipped.append(
+                    Skipped(name, role, _reason(name in numeric or name in categorical, kind))
+                )
         self._columns = np.array(columns, np.int64).reshape(len(columns), 4)
+        here = set(layout.names)
+        self._absent = [row for name, row in numeric.items() if name not in here]
+        self._absent_texts = [row for name, row in categorical.items() if name not in here]
 
     def fold(self, rows: pa.RecordBatch, counts: Counts) -> None:
-        """Add a batch of this layout to the counts."""
+        """Add a batch of this layout to the counts. Columns that it lacks are missing in all its rows."""
+        counts.tallies[self._absent, bins.MISSING] += rows.num_rows
+        counts.missing[self._absent_texts] += rows.num_rows
         for index, row in self._texts:
             found, missing = categories.count(rows.column(index), self._tables.known[row])
             counts.categories[row] += found
@@ -154,6 +167,7 @@ class Tally(NamedTuple):
     sums: npt.NDArray[np.float64]
     missing: int
     out_of_range: int
+    infinite: int
 
     @property
     def rows(self) -> int:
@@ -169,7 +183,10 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
         tally = counts.tallies[row]
         missing = int(tally[bins.MISSING] + tally[bins.NAN])
         outside = int(tally[bins.BELOW] + tally[bins.ABOVE])
-        found.append(Tally(profile, counts.counts[row, :used], counts.sums[row, :used], missing, outside))
+        infinite = int(tally[bins.INFINITE])
+        found.append(
+            Tally(profile, counts.counts[row, :used], counts.sums[row, :used], missing, outside, infinite)
+        )
     for row, profile in enumerate(tables.categorical):
-        found.append(Tally(profile, counts.categories[row], np.empty(0), int(counts.missing[row]), 0))
+        found.append(Tally(profile, counts.categories[row], np.empty(0), int(counts.missing[row]), 0, 0))
     return found

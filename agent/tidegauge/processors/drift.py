@@ -95,7 +95,7 @@ class Drift:
             stamp = window.stamp(now_ns)
             known = self._known.get(identity)
             if known is None or known[0] != stamp:
-                known = self._known[identity] = (stamp, self._judge(identity, window, now_ns))
+                known = self._known[identity] = (stamp, self._judged(identity, window, now_ns))
             for name, more in known[1].items():
                 points[name].extend(more)
         self._collect_references(points)
@@ -128,6 +128,14 @@ class Drift:
             window = self._windows[batch.identity] = Window(tables, self._settings)
         return window.update(batch)
 
+    def _judged(self, identity: Identity, window: Window, now_ns: int) -> Points:
+        try:
+            return self._judge(identity, window, now_ns)
+        except Exception:
+            # One model's numbers must not take the others' off the page.
+            log.exception("%s %s could not be judged", identity.model, identity.version)
+            return {}
+
     def _judge(self, identity: Identity, window: Window, now_ns: int) -> Points:
         points: Points = defaultdict(list)
         columns = tallies(window.tables, window.total(now_ns))
@@ -143,8 +151,9 @@ class Drift:
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(lifetime(identity, column))
         for skipped in window.skipped[: self._settings.max_features]:
-            where = identity.attributes(feature=skipped.name, reason=skipped.reason)
-            points["feature.skipped"].append(Number(where, 1.0))
+            prefix, key = family(skipped.role)
+            where = identity.attributes(**{key: skipped.name, "reason": skipped.reason})
+            points[f"{prefix}.skipped"].append(Number(where, 1.0))
         return points
 
     def _collect_references(self, points: Points) -> None:

@@ -49,7 +49,8 @@ def evidence(tally: Tally) -> Evidence:
     if profile.kind is Kind.NUMERIC:
         statistics["ks"] = float(distances.ks(reference, window))
         distance = float(distances.wasserstein(reference, profile.sums, window, tally.sums))
-        if math.isfinite(distance):  # values that span more than the doubles do have none
+        # Infinite values have none that is finite, nor have those that span more than the doubles do.
+        if math.isfinite(distance) and not profile.infinite and not tally.infinite:
             statistics["wasserstein"] = distance
         p_values["ks"] = float(distances.ks_p_value(statistics["ks"], n, m))
     return Evidence(statistics, p_values, (1.0 / n + 1.0 / m) * _chi_square_quantile(degrees))

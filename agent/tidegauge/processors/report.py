@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Number, Point
@@ -34,9 +37,10 @@ def describe(identity: Identity, column: Tally, points: Points) -> None:
         points[f"{prefix}.unseen"].append(Number(where, int(column.counts[-1]) / present))
     if present and profile.rows and profile.kind is Kind.NUMERIC:
         points[f"{prefix}.out_of_range"].append(Number(where, column.out_of_range / present))
-        if prefix == "prediction":
-            mean = profile.center + float(column.sums.sum()) / present
-            points["prediction.mean"].append(Number(where, mean))
+        if prefix == "prediction" and present > column.infinite:
+            mean = profile.center + _sum(column.sums) / (present - column.infinite)
+            if math.isfinite(mean):
+                points["prediction.mean"].append(Number(where, mean))
     for label, count in zip(
         (*profile.bin_labels(), "__missing__"), (*column.counts.tolist(), column.missing), strict=True
     ):
@@ -62,10 +66,19 @@ def report(identity: Identity, column: Tally, its: Evidence, drifted: bool, poin
 
 
 def lifetime(identity: Identity, column: Tally) -> Histogram:
-    """All values of a numeric output since the start; `sum` is of the finite ones."""
-    total = column.profile.center * column.rows + math.fsum(column.sums.tolist())
+    """All values of a numeric output since the start.
+
+    `sum` is of the finite ones, and NaN where they have none among the doubles.
+    """
+    total = column.profile.center * (column.rows - column.infinite) + _sum(column.sums)
+    total = total if math.isfinite(total) else math.nan
     where = identity.attributes(output=column.profile.name)
     return Histogram(where, tuple(column.profile.edges.tolist()), tuple(column.counts.tolist()), total)
+
+
+def _sum(sums: npt.NDArray[np.float64]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(sums.sum())
 
 
 class About(NamedTuple):
@@ -100,6 +113,9 @@ def _about(prefix: str, what: str) -> dict[str, About]:
         f"{prefix}.out_of_range": About(gauge, "1", "Share of values outside the reference's range."),
         f"{prefix}.window.count": About(gauge, "{row}", "Rows per bin in the window; adds up over replicas."),
         f"{prefix}.reference.count": About(gauge, "{row}", "Rows per bin in the reference."),
+        f"{prefix}.skipped": About(
+            gauge, "{column}", "1 for a column that gets no statistics, with the reason."
+        ),
     }
 
 
@@ -109,9 +125,6 @@ METRICS: dict[str, About] = {
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."
-    ),
-    "feature.skipped": About(
-        MetricKind.GAUGE, "{column}", "1 for a column that gets no statistics, with the reason."
     ),
     "reference.rows": About(MetricKind.GAUGE, "{row}", "Rows that the model's reference is made of."),
     "reference.ready": About(

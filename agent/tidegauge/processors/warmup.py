@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
-from tidegauge.layout import FOLDED
+from tidegauge.layout import FOLDED, Kind
 from tidegauge.profile import Profile, ProfileError, Reference
 from tidegauge.reference import ReferenceBuilder
 
@@ -50,8 +50,10 @@ class WarmUp:
         names = {
             name: None
             for batch in self._held
-            for name, role in zip(batch.layout.names, batch.layout.roles, strict=True)
-            if role in FOLDED
+            for name, role, kind in zip(
+                batch.layout.names, batch.layout.roles, batch.layout.kinds, strict=True
+            )
+            if role in FOLDED and kind is not Kind.EMBEDDING
         }
         # One column at a time: counting its values takes 300 kB for a moment.
         for name in names:

@@ -28,7 +28,7 @@ class Window:
     Rows belong to the pane of their event time. The watermark is the latest event time met; rows
     more than `drift.allowed_lateness` behind it are late and left out, and so are rows more than
     `drift.max_future` ahead of their arrival, which would drag the watermark with them. While
-    nothing arrives the window moves on with the clock.
+    nothing arrives the window moves on with the clock; it goes back when older rows then follow.
     """
 
     def __init__(self, tables: Tables, settings: Settings) -> None:
@@ -50,7 +50,7 @@ class Window:
         plan = self._plans.get(batch.layout)
         if plan is None:
             plan = self._plans[batch.layout] = Plan(batch.layout, batch.rows.schema, self.tables)
-            self.skipped = tuple(plan.skipped)
+        self.skipped = tuple(plan.skipped)
         self._updates += 1
         times = event_times(batch)
         timely = times <= batch.received_ns + self._future_ns
@@ -59,12 +59,14 @@ class Window:
             return {"future": future} if future else {}
         newest = int(times.max(where=timely, initial=-(2**63)))
         # Lateness is judged by what was known before: a batch's own rows may come in any order.
-        horizon = newest if self._watermark is None else self._watermark
-        self._watermark = max(newest, horizon)
+        known = self._watermark
+        self._watermark = newest if known is None else max(newest, known)
         self._arrived = batch.received_ns
         first = self._first_pane(self._watermark)
         self._retire(first)
-        timely &= (times >= horizon - self._lateness_ns) & (times >= first * self._pane_ns)
+        timely &= times >= first * self._pane_ns
+        if known is not None:
+            timely &= times >= known - self._lateness_ns
         self._fold(batch.rows, times, timely, plan)
         late = batch.items - future - int(timely.sum())
         left_out = {"late": late, "future": future}
@@ -72,10 +74,12 @@ class Window:
 
     def total(self, now_ns: int) -> Counts:
         """The sum of the panes in the window at Unix time `now_ns`."""
-        self._retire(self._first_pane_now(now_ns))
+        # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
+        first = self._first_pane_now(now_ns)
         total = Counts(self.tables)
-        for pane in self._panes.values():
-            total += pane
+        for number, pane in self._panes.items():
+            if number >= first:
+                total += pane
         return total
 
     def lifetime(self) -> Counts:

@@ -26,10 +26,11 @@ from tidegauge.stats.pointers import as_pointer
 CELLS = 1024
 """Cells of the grid: at 128 bins four in five values meet a cell without an edge."""
 
-MISSING, NAN, BELOW, ABOVE = range(4)
-"""Columns of the tallies: nulls, NaNs, values under and over the reference's range (infinite ones too)."""
+MISSING, NAN, BELOW, ABOVE, INFINITE = range(5)
+"""Columns of the tallies: nulls, NaNs, values under and over the reference's range, and how many of these
+are infinite."""
 
-TALLIES = 4
+TALLIES = 5
 
 FLOAT64, FLOAT32, INT64, INT32 = range(4)
 """Codes of the value types that the kernel reads in place."""
@@ -158,6 +159,8 @@ def _fold_column(
             counts[found] += 1
             if value - value == 0.0:
                 sums[found] += value - center
+            else:
+                tally[INFINITE] += 1
 
 
 @numba.njit(
@@ -221,22 +224,50 @@ def fold(
 
 
 def quantile_edges(
-    upper: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], bins: int
+    lower: npt.NDArray[np.float64],
+    upper: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    bins: int,
 ) -> npt.NDArray[np.float64]:
     """Edges that cut counted values into at most `bins` bins of about equal mass: float64[at most bins-1].
 
-    `upper` are ascending distinct values and `counts` how often each occurred. With no more than
-    `bins` distinct values each has a bin of its own; a single one gets a bin below and one above it
-    besides, so that a constant that changes is seen.
+    `lower`, `upper` and `counts` are those of `value_counts.Counted`. Edges lie between values, so that
+    a float32 of a float64 stays in its bin. With no more than `bins` distinct values each has a bin of
+    its own; a single one gets a bin below and one above it besides, so that a constant that changes is
+    seen; and a value that outweighs a bin is parted from those below it.
     """
     if len(upper) == 0:
         return np.empty(0)
     if len(upper) == 1:
-        below = math.nextafter(upper[0], -math.inf)
-        return np.array([below, upper[0]]) if math.isfinite(below) else upper.copy()
+        slack = abs(upper[0]) * _FLOAT32 or 5e-324
+        with np.errstate(over="ignore"):
+            around = np.array([upper[0] - slack, upper[0] + slack])
+        return around if np.isfinite(around).all() else upper.copy()
     if len(upper) <= bins:
-        return upper[:-1].copy()
+        return _between(lower, upper, np.arange(len(upper) - 1))
     cumulative = np.cumsum(counts)
     wanted = cumulative[-1] * np.arange(1, bins) / bins
-    chosen = np.unique(np.searchsorted(cumulative, wanted, side="left"))
-    return np.asarray(upper[chosen[chosen < len(upper) - 1]])
+    hit, times = np.unique(np.searchsorted(cumulative, wanted, side="left"), return_counts=True)
+    spare = hit[(times > 1) | (hit == len(upper) - 1)] - 1
+    chosen = np.union1d(hit, spare)
+    return _between(lower, upper, chosen[(chosen >= 0) & (chosen < len(upper) - 1)])
+
+
+_FLOAT32 = 2.0**-20
+"""More than a float32 is off from its float64 (2**-24), relatively, and less than matters."""
+
+
+def _between(
+    lower: npt.NDArray[np.float64], upper: npt.NDArray[np.float64], chosen: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Edges above the chosen values and below the next ones."""
+    above = lower[chosen + 1]
+    with np.errstate(over="ignore"):
+        middle = np.minimum(upper[chosen] / 2 + above / 2, np.nextafter(above, -np.inf))
+    return np.maximum(upper[chosen], middle)
+
+
+def widened(lowest: float, highest: float) -> tuple[float, float]:
+    """A range that holds the float32 of its ends too."""
+    low, high = lowest - abs(lowest) * _FLOAT32, highest + abs(highest) * _FLOAT32
+    return (low if math.isfinite(low) else lowest), (high if math.isfinite(high) else highest)

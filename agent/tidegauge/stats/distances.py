@@ -134,11 +134,13 @@ def chi_square_p_value(statistic: float, degrees: float) -> float:
     """P(X >= statistic) of the chi-square distribution: the regularised upper incomplete gamma.
 
     1 for no degrees of freedom. Series below degrees/2 + 1, Lentz's continued fraction above
-    (DLMF 8.7.1 and 8.9.2); relative error below 1e-10 down to 1e-280.
+    (DLMF 8.7.1 and 8.9.2); relative error below 1e-9 down to 1e-280.
     """
     a, x = degrees / 2.0, statistic / 2.0
     if degrees <= 0.0 or x <= 0.0:
         return 1.0
+    if x == math.inf:
+        return 0.0
     front = math.exp(a * math.log(x) - x - math.lgamma(a))
     if x < a + 1.0:
         term = total = 1.0 / a
