@@ -77,7 +77,7 @@ async def polls(snapshots: Snapshots, count: int) -> None:
 
 def scraper() -> tuple[Snapshots, Nvml]:
     snapshots = Snapshots()
-    return snapshots, Nvml(snapshots, interval_s=0.01)
+    return snapshots, Nvml(snapshots, interval_s=0.05)
 
 
 async def reads_every_gpu_in_base_units() -> None:
@@ -214,7 +214,7 @@ async def a_hanging_call_holds_up_nothing() -> None:
         script("nvmlDeviceGetPowerUsage 1 hang")
         await until(lambda: not series(snapshots))  # stale readings are withdrawn
         hung = calls()
-        await asyncio.sleep(0.1)  # ten intervals, in which no other poll may start
+        await asyncio.sleep(0.5)  # ten intervals, in which no other poll may start
         assert calls() == hung
     assert calls()["nvmlShutdown 0"] == 0
 
@@ -251,7 +251,7 @@ async def _tells_once_and_ends() -> None:
     snapshots, nvml = scraper()
     async with nvml:
         await until(lambda: lines)
-        await asyncio.sleep(0.1)  # ten intervals, in which nothing more may be said
+        await asyncio.sleep(0.3)  # six intervals, in which nothing more may be said
     assert snapshots.latest().metrics == ()
     assert len(lines) == 1
     assert lines[0].startswith("INFO no GPU metrics: ")

@@ -45,7 +45,6 @@ class Nvml:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._watch()
         # Not an executor: the interpreter joins its threads at exit, a hung one for ever.
         threading.Thread(target=self._run, name=SOURCE, daemon=True).start()
         return self
@@ -75,6 +74,7 @@ class Nvml:
 
         from tidegauge.scrapers.session import Session
 
+        self._tell(self._watch)  # from here on it is NVML that takes the time
         try:
             with contextlib.closing(Session()) as session:
                 while not self._stop.is_set():
