@@ -25,9 +25,9 @@ class Slow:
     gate: threading.Event
     folded: int = 0
 
-    def update(self, batch):
+    def update(self, *batches):
         self.gate.wait(20)
-        self.folded += batch.items
+        self.folded += sum(batch.items for batch in batches)
         return {}
 
     def collect(self, now_ns):
@@ -37,10 +37,10 @@ class Slow:
 class Picky:
     """A processor that leaves out one item of each batch and fails on batches of 13."""
 
-    def update(self, batch):
-        if batch.items == 13:
+    def update(self, *batches):
+        if any(batch.items == 13 for batch in batches):
             raise RuntimeError("thirteen")
-        return {"late": 1}
+        return {"late": len(batches)}
 
     def collect(self, now_ns):
         raise RuntimeError("never")
@@ -93,7 +93,7 @@ def test_what_a_processor_leaves_out_or_fails_on_is_dropped_with_its_reason():
         telemetry = Telemetry()
         async with Pipeline([Picky()], telemetry, queue_bytes=10_000) as pipeline:
             assert pipeline.offer(batch(10))
-            assert pipeline.offer(batch(13))
+            assert pipeline.offer(batch(13, signal=Signal.TRACES))
             assert pipeline.offer(batch(5, signal=Signal.METRICS))
         assert telemetry.total("dropped", reason="late") == 2
         assert telemetry.total("dropped", reason="error") == 13

@@ -57,12 +57,13 @@ class Spans:
     """The spans of one OTLP trace request, as columns over its wire bytes.
 
     `columns` is a structured array of `wire.traces.SPAN`, one element per span; its offsets point
-    into `raw`, the request as received.
+    into `raw`, the request as received. `marks` is one of `wire.traces.MARK`, in the order of spans.
     """
 
     receiver: str
     raw: bytes
     columns: npt.NDArray[np.void]
+    marks: npt.NDArray[np.void]
 
     @property
     def signal(self) -> Signal:
@@ -74,7 +75,7 @@ class Spans:
 
     @property
     def nbytes(self) -> int:
-        return len(self.raw) + self.columns.nbytes
+        return len(self.raw) + self.columns.nbytes + self.marks.nbytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,27 @@ class Kind(enum.Enum):
     COUNTER = "counter"  # cumulative and monotonic
     HISTOGRAM = "histogram"  # cumulative, explicit bounds
     EXPONENTIAL_HISTOGRAM = "exponential_histogram"  # cumulative, base 2
+    SUMMARY = "summary"  # cumulative, with quantiles that somebody else computed
+
+
+class Exemplar(msgspec.Struct, frozen=True, gc=False):
+    """One observation, and where it came from: `trace_id` and `span_id`, in hex, come first.
+
+    `time_ns` is the Unix time of the observation.
+    """
+
+    value: float
+    time_ns: int
+    attributes: Attributes
 
 
 class Number(msgspec.Struct, frozen=True, gc=False):
-    """One gauge or counter value."""
+    """One gauge or counter value. `start_ns` is a counter's own start, where not the metric's."""
 
     attributes: Attributes
     value: float
+    start_ns: int = 0
+    exemplar: Exemplar | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):
@@ -40,13 +54,16 @@ class Histogram(msgspec.Struct, frozen=True):
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
     sum: float
+    start_ns: int = 0
+    exemplars: tuple[Exemplar, ...] = ()
 
 
 class ExponentialHistogram(msgspec.Struct, frozen=True):
-    """An OpenTelemetry base-2 exponential histogram of non-negative values.
+    """An OpenTelemetry base-2 exponential histogram.
 
-    `counts[i]` lies in (base**(offset+i), base**(offset+i+1)] with base = 2**(2**-scale);
-    `zero_count` holds exact zeros. `min` and `max` are exact.
+    `counts[i]` lies in (base**(offset+i), base**(offset+i+1)] with base = 2**(2**-scale), and
+    `negative_counts` is the same for the absolute values of negative ones. `zero_count` holds what is
+    at most `zero_threshold` from zero. `min` and `max` are exact.
     """
 
     attributes: Attributes
@@ -57,21 +74,37 @@ class ExponentialHistogram(msgspec.Struct, frozen=True):
     sum: float
     min: float
     max: float
+    negative_offset: int = 0
+    negative_counts: tuple[int, ...] = ()
+    zero_threshold: float = 0.0
+    start_ns: int = 0
+    exemplars: tuple[Exemplar, ...] = ()
 
     @property
     def count(self) -> int:
         """Observations in all."""
-        return self.zero_count + sum(self.counts)
+        return self.zero_count + sum(self.counts) + sum(self.negative_counts)
 
 
-Point = Number | Histogram | ExponentialHistogram
+class Summary(msgspec.Struct, frozen=True):
+    """Quantiles that the sender computed: pairs of a quantile in [0, 1] and its value."""
+
+    attributes: Attributes
+    count: int
+    sum: float
+    quantiles: tuple[tuple[float, float], ...]
+    start_ns: int = 0
+
+
+Point = Number | Histogram | ExponentialHistogram | Summary
 
 
 class Metric(msgspec.Struct, frozen=True):
     """A named family of points of one kind.
 
     `unit` is UCUM: `s`, `By`, `1` for a ratio, `{row}` for an annotation. `start_ns` is the Unix
-    time from which cumulative kinds count; 0 where it does not apply.
+    time from which cumulative kinds count; 0 where it does not apply. `received`: a sender made it,
+    and what it sent is forwarded as it came, so it is shown but never pushed again.
     """
 
     name: str
@@ -80,6 +113,7 @@ class Metric(msgspec.Struct, frozen=True):
     description: str
     points: tuple[Point, ...]
     start_ns: int = 0
+    received: bool = False
 
 
 def attributes(**pairs: str) -> Attributes:

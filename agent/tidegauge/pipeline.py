@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from tidegauge.batch import Batch
+from tidegauge.batch import Batch, Signal
 from tidegauge.metric import Metric
 from tidegauge.telemetry import Telemetry
 
@@ -24,8 +24,12 @@ R = TypeVar("R")
 class Processor(Protocol):
     """Folds batches into state that it alone owns. Called from one worker thread only."""
 
-    def update(self, batch: Batch) -> Mapping[str, int]:
-        """Fold a batch, or ignore one of another signal. Returns the items left out, by reason."""
+    def update(self, *batches: Batch) -> Mapping[str, int]:
+        """Fold batches, or ignore those of another signal. Returns the items left out, by reason.
+
+        They are of one receiver and one signal. One kernel call for all of them is best: a thread that
+        comes back from a kernel waits for the interpreter's lock, up to 5 ms where the loop is busy.
+        """
 
     def collect(self, now_ns: int) -> tuple[Metric, ...]:
         """The statistics as of `now_ns`, Unix nanoseconds."""
@@ -130,41 +134,44 @@ class Pipeline:
         while self._queue or not self._closed:
             await self._wake.wait()
             self._wake.clear()
-            batches = list(self._queue)
+            groups = _groups(self._queue)
             self._queue.clear()
-            if batches:
-                self._settle(batches, await self._hop(self._fold, batches))
+            if groups:
+                self._settle(groups, await self._hop(self._fold, groups))
 
     async def _hop(self, step: Callable[[A], R], argument: A) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._worker, step, argument)
 
-    def _fold(self, batches: list[Batch]) -> list[Mapping[str, int]]:
+    def _fold(self, groups: list[list[Batch]]) -> list[Mapping[str, int]]:
         outcomes = []
-        for batch in batches:
+        for group in groups:
             self._busy_since = time.monotonic()
-            outcomes.append(self._fold_one(batch))
+            outcomes.append(self._fold_group(group))
         self._busy_since = None
         return outcomes
 
-    def _fold_one(self, batch: Batch) -> Mapping[str, int]:
+    def _fold_group(self, group: list[Batch]) -> Mapping[str, int]:
         left_out: Counter[str] = Counter()
         for processor in self._processors:
             try:
-                left_out.update(processor.update(batch))
+                left_out.update(processor.update(*group))
             except Exception:
-                # One bad batch must not end the agent; the whole of it counts as lost.
-                log.exception("%s failed on a %s batch", type(processor).__name__, batch.signal)
-                return {"error": batch.items}
+                # One bad batch must not end the agent; what was to be folded with it counts as lost.
+                log.exception(
+                    "%s failed on %d %s batches", type(processor).__name__, len(group), group[0].signal
+                )
+                return {"error": _items(group)}
         return left_out
 
-    def _settle(self, batches: list[Batch], outcomes: list[Mapping[str, int]]) -> None:
-        for batch, left_out in zip(batches, outcomes, strict=True):
-            labels = {"receiver": batch.receiver, "signal": str(batch.signal)}
-            for reason, items in left_out.items():
-                self._telemetry.add("dropped", items, reason=reason, **labels)
-            self._telemetry.add("folded", batch.items - sum(left_out.values()), **labels)
-            self._pending[batch.receiver, batch.signal] -= batch.items
-            self._bytes -= batch.nbytes
+    def _settle(self, groups: list[list[Batch]], outcomes: list[Mapping[str, int]]) -> None:
+        for group, left_out in zip(groups, outcomes, strict=True):
+            receiver, signal, items = group[0].receiver, group[0].signal, _items(group)
+            labels = {"receiver": receiver, "signal": str(signal)}
+            for reason, lost in left_out.items():
+                self._telemetry.add("dropped", lost, reason=reason, **labels)
+            self._telemetry.add("folded", items - sum(left_out.values()), **labels)
+            self._pending[receiver, signal] -= items
+            self._bytes -= sum(batch.nbytes for batch in group)
 
     def _collect(self, now_ns: int) -> tuple[Metric, ...]:
         metrics: list[Metric] = []
@@ -176,3 +183,15 @@ class Pipeline:
                 log.exception("%s could not be collected", type(processor).__name__)
         self._busy_since = None
         return tuple(metrics)
+
+
+def _groups(batches: Iterable[Batch]) -> list[list[Batch]]:
+    """The batches by receiver and signal, each group in the order of arrival."""
+    groups: dict[tuple[str, Signal], list[Batch]] = {}
+    for batch in batches:
+        groups.setdefault((batch.receiver, batch.signal), []).append(batch)
+    return list(groups.values())
+
+
+def _items(group: Iterable[Batch]) -> int:
+    return sum(batch.items for batch in group)

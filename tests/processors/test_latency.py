@@ -46,7 +46,7 @@ def spans(*spans: dict[str, Any], service: str = "fraud") -> Spans:
                 span.attributes.add(key=f"{key}.name" if key == "model" else "model.version")
                 span.attributes[-1].value.string_value = given_[key]
     raw = request.SerializeToString()
-    return Spans("otlp_grpc", raw, scan(raw, count_records(raw), KEYS))
+    return Spans("otlp_grpc", raw, *scan(raw, count_records(raw), KEYS))
 
 
 def points(latency: Latency) -> dict[Attributes, ExponentialHistogram]:

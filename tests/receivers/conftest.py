@@ -53,7 +53,7 @@ class Gate:
     def __init__(self) -> None:
         self.open = threading.Event()
 
-    def update(self, batch: Batch) -> Mapping[str, int]:
+    def update(self, *batches: Batch) -> Mapping[str, int]:
         self.open.wait(30)
         return {}
 
@@ -69,11 +69,12 @@ class Sink(Gate):
         self.batches: list[Records] = []
         self.keep = True
 
-    def update(self, batch: Batch) -> Mapping[str, int]:
-        super().update(batch)
-        assert isinstance(batch, Records)
-        if self.keep:
-            self.batches.append(batch)
+    def update(self, *batches: Batch) -> Mapping[str, int]:
+        super().update(*batches)
+        for batch in batches:
+            assert isinstance(batch, Records)
+            if self.keep:
+                self.batches.append(batch)
         return {}
 
 

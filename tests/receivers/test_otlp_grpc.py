@@ -247,7 +247,7 @@ def test_large_requests_are_read_off_the_loop_and_all_counted(serving: Any, trac
 def test_large_requests_that_find_no_room_are_refused_unread(serving: Any, trace_request: Any) -> None:
     async def main() -> None:
         raw = trace_request(40_000)
-        async with serving(queue_bytes=5 * 2**20, blocked=True) as running:
+        async with serving(queue_bytes=9 * 2**20, blocked=True) as running:
             outcomes = await asyncio.gather(
                 *(call(running, TRACES, raw) for _ in range(6)), return_exceptions=True
             )

@@ -26,7 +26,7 @@ KEYS = Keys.of(IDENTITY)
 
 
 def scan(raw: bytes, keys: Keys = KEYS) -> Any:
-    return traces.scan(raw, count_records(raw), keys)
+    return traces.scan(raw, count_records(raw), keys).columns
 
 
 Scalar = tuple[str, Any]

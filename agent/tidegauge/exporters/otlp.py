@@ -19,7 +19,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from tidegauge import __version__
 from tidegauge.batch import Signal
 from tidegauge.exporters.channel import Collector, Verdict
-from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number
+from tidegauge.metric import Attributes, Exemplar, Histogram, Kind, Metric, Number, Point, Summary
 from tidegauge.snapshot import Snapshot, Snapshots
 from tidegauge.telemetry import Telemetry
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 POINTS = 1000
 """Points per request. A point takes up to 1 kB, and collectors refuse requests above 4 MiB."""
 
+_IDS = ("trace_id", "span_id")
 _LABELS = {"exporter": "otlp", "signal": "metrics"}
 
 
@@ -96,7 +97,7 @@ class OtlpPush:
         snapshot = self._snapshots.latest()
         if snapshot.generation == self._generation:
             return 0.0
-        left = sum(len(metric.points) for metric in snapshot.metrics)
+        left = sum(len(metric.points) for metric in snapshot.metrics if not metric.received)
         reason = "error"
         asked_s = 0.0
         try:
@@ -135,9 +136,13 @@ def default_resource() -> dict[str, str]:
 
 
 def requests(snapshot: Snapshot, resource: Mapping[str, str]) -> list[tuple[int, bytes]]:
-    """The snapshot as serialised ExportMetricsServiceRequests, each with its number of points."""
+    """The snapshot as serialised ExportMetricsServiceRequests, each with its number of points.
+
+    What a sender made is left out: it is forwarded as it came.
+    """
     found = []
-    for metrics in _portions(snapshot.metrics):
+    own = tuple(metric for metric in snapshot.metrics if not metric.received)
+    for metrics in _portions(own):
         scope = pb.ScopeMetrics(
             scope=InstrumentationScope(name="tidegauge", version=__version__),
             metrics=[_metric(metric, snapshot.time_ns) for metric in metrics],
@@ -187,20 +192,27 @@ def _metric(metric: Metric, time_ns: int) -> pb.Metric:
         case Kind.EXPONENTIAL_HISTOGRAM:
             body = message.exponential_histogram
             body.aggregation_temporality = cumulative
+        case Kind.SUMMARY:
+            body = message.summary
     start_ns = 0 if metric.kind is Kind.GAUGE else metric.start_ns
     for point in metric.points:
         body.data_points.add(
             attributes=_attributes(point.attributes),
-            start_time_unix_nano=start_ns,
+            start_time_unix_nano=point.start_ns or start_ns,
             time_unix_nano=time_ns,
             **_fields(point),
         )
     return message
 
 
-def _fields(point: Number | Histogram | ExponentialHistogram) -> dict[str, Any]:
+def _fields(point: Point) -> dict[str, Any]:
     if isinstance(point, Number):
-        return {"as_double": point.value}
+        exemplars = () if point.exemplar is None else (point.exemplar,)
+        return {"as_double": point.value, "exemplars": [_exemplar(one) for one in exemplars]}
+    if isinstance(point, Summary):
+        value_at = pb.SummaryDataPoint.ValueAtQuantile
+        quantiles = [value_at(quantile=q, value=value) for q, value in point.quantiles]
+        return {"count": point.count, "sum": point.sum, "quantile_values": quantiles}
     if isinstance(point, Histogram):
         return {
             "count": sum(point.counts),
@@ -208,17 +220,32 @@ def _fields(point: Number | Histogram | ExponentialHistogram) -> dict[str, Any]:
             **({} if math.isnan(point.sum) else {"sum": point.sum}),
             "explicit_bounds": point.bounds,
             "bucket_counts": point.counts,
+            "exemplars": [_exemplar(one) for one in point.exemplars],
         }
-    positive = pb.ExponentialHistogramDataPoint.Buckets(offset=point.offset, bucket_counts=point.counts)
+    buckets = pb.ExponentialHistogramDataPoint.Buckets
     extremes = {"min": point.min, "max": point.max} if point.count else {}
     return {
         "count": point.count,
         "sum": point.sum,
         "scale": point.scale,
         "zero_count": point.zero_count,
-        "positive": positive,
+        "zero_threshold": point.zero_threshold,
+        "positive": buckets(offset=point.offset, bucket_counts=point.counts),
+        "negative": buckets(offset=point.negative_offset, bucket_counts=point.negative_counts),
+        "exemplars": [_exemplar(one) for one in point.exemplars],
         **extremes,
     }
+
+
+def _exemplar(exemplar: Exemplar) -> pb.Exemplar:
+    ids: dict[str, Any] = {key: bytes.fromhex(value) for key, value in exemplar.attributes if key in _IDS}
+    rest = tuple(pair for pair in exemplar.attributes if pair[0] not in _IDS)
+    return pb.Exemplar(
+        time_unix_nano=exemplar.time_ns,
+        as_double=exemplar.value,
+        filtered_attributes=_attributes(rest),
+        **ids,
+    )
 
 
 def _attributes(attributes: Attributes) -> list[KeyValue]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -50,13 +50,23 @@ class Drift:
         for reference in references:
             self._adopt(reference)
 
-    def update(self, batch: Batch) -> Mapping[str, int]:
-        """Fold a batch of records.
+    def update(self, *batches: Batch) -> Mapping[str, int]:
+        """Fold batches of records.
 
-        Rows are left out as `late`, `future`, `identity_limit` or `schema_changed`.
+        Rows are left out as `late`, `future`, `identity_limit`, `schema_changed` or `error`.
         """
-        if not isinstance(batch, Records) or not batch.items:
-            return {}
+        left_out: Counter[str] = Counter()
+        for batch in batches:
+            if isinstance(batch, Records) and batch.items:
+                try:
+                    left_out.update(self._update(batch))
+                except Exception:
+                    # One bad batch must not take those with it that were queued beside it.
+                    log.exception("a batch of %s %s failed", *batch.identity[:2])
+                    left_out["error"] += batch.items
+        return left_out
+
+    def _update(self, batch: Records) -> Mapping[str, int]:
         model = (batch.identity.model, batch.identity.version)
         if model in self._references:
             return self._fold(batch)

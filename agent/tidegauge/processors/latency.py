@@ -49,18 +49,20 @@ class Latency:
         self._table = _free(64)
         self._keys = 0
 
-    def update(self, batch: Batch) -> Mapping[str, int]:
-        """Fold a trace batch."""
-        if not isinstance(batch, Spans):
-            return {}
+    def update(self, *batches: Batch) -> Mapping[str, int]:
+        """Fold trace batches."""
+        untimed = sum(self._update(batch) for batch in batches if isinstance(batch, Spans))
+        return {"untimed": untimed} if untimed else {}
+
+    def _update(self, batch: Spans) -> int:
         spans, done, untimed = batch.columns, 0, 0
-        while True:
+        while done < len(spans):
             full = self._keys >= self._max_keys
             done, skipped = _fold(spans, done, self._every_span, full, self._table, self._histograms)
-            untimed += skipped
-            if done == len(spans):
-                return {"untimed": untimed} if untimed else {}
-            self._register(batch.raw, spans[done])
+            untimed += int(skipped)
+            if done < len(spans):
+                self._register(batch.raw, spans[done])
+        return untimed
 
     def collect(self, now_ns: int) -> tuple[Metric, ...]:
         """The histograms, cumulative since the processor's start, and what overflowed."""

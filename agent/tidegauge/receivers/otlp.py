@@ -105,7 +105,7 @@ class OtlpReceiver:
             if not self._queue.fits(self._queue.queue_bytes + nbytes):
                 return items, Outcome(Verdict.QUEUE_FULL)  # before its columns are made
             if signal is Signal.TRACES:
-                return items, Spans(receiver, raw, scan(raw, items, self._keys))
+                return items, Spans(receiver, raw, *scan(raw, items, self._keys))
             return items, Otlp(receiver, signal, items, nbytes)
         except ValueError as error:
             return 1, Outcome(Verdict.UNDECODABLE, f"not a valid OTLP {signal} request: {error}")

@@ -9,6 +9,9 @@ unnoticed here; the bytes that are forwarded are the sender's either way.
 
 from __future__ import annotations
 
+import enum
+from typing import NamedTuple
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +32,55 @@ SPAN = np.dtype(
         ("name_length", np.uint32),
         ("value_offset", np.uint32, (4,)),  # of model, version, stage and data source,
         ("value_length", np.uint32, (4,)),  # one field of an AnyValue each; length 0 where absent
+        ("trace_high", np.uint64),  # the trace id's two halves and the two span ids, as big-endian
+        ("trace_low", np.uint64),  # numbers; 0 where an id is absent or of a wrong length
+        ("span_id", np.uint64),
+        ("parent_id", np.uint64),
         ("kind", np.int32),  # Span.SpanKind
         ("status", np.uint8),  # 1: error. 0: ok, as which unset counts
         ("is_root", np.bool_),
         ("has_model", np.bool_),  # the span itself names the model, not only its resource
+        ("scope", np.uint8),  # its instrumentation scope's place in SCOPES_KNOWN; 0 for any other
     ],
     align=True,
 )
 """One span. Offsets are bytes from the start of the request."""
+
+SCOPES_KNOWN = ("", "triton-server")
+"""Scopes whose spans are told apart from others'."""
+
+
+class Mark(enum.IntEnum):
+    """What a span tells besides its own duration: attributes with a value, and events at a time."""
+
+    TIME_TO_FIRST_TOKEN = 0  # this and all down to TOTAL in seconds
+    TIME_PER_OUTPUT_TOKEN = 1
+    QUEUE = 2
+    PREFILL = 3
+    DECODE = 4
+    INFERENCE = 5
+    VALIDATION = 6
+    TOTAL = 7
+    INPUT_TOKENS = 8
+    OUTPUT_TOKENS = 9
+    COLD_START = 10  # 1 where true
+    QUEUE_START = 16  # Triton's events
+    COMPUTE_START = 17
+    COMPUTE_INPUT_END = 18
+    COMPUTE_OUTPUT_START = 19
+    COMPUTE_END = 20
+
+
+MARK = np.dtype(
+    [
+        ("span", np.uint32),  # its place among the request's spans; marks come in the order of spans
+        ("mark", np.uint32),
+        ("value", np.float64),  # of an attribute; 0 for an event
+        ("time_ns", np.uint64),  # of an event; 0 for an attribute
+    ],
+    align=True,
+)
+"""A mark on a span. Most spans have none, so they stand in a table of their own."""
 
 _RESOURCE, _RESOURCE_ATTRIBUTES = 0x0A, 0x0A
 _PARENT, _NAME, _KIND, _START, _END, _ATTRIBUTES, _STATUS = 0x22, 0x2A, 0x30, 0x39, 0x41, 0x4A, 0x7A
@@ -47,17 +91,24 @@ _MAX_TEXT = 256  # characters of a label; names are the sender's
 _SPAN_T = numba.from_dtype(SPAN)
 
 
-def scan(raw: bytes, spans: int, keys: Keys) -> npt.NDArray[np.void]:
-    """Read the `spans` spans of a request, as counted by `count_records`, into SPAN columns.
+class Scanned(NamedTuple):
+    """The spans of a request and the marks on them: arrays of SPAN and of MARK."""
+
+    columns: npt.NDArray[np.void]
+    marks: npt.NDArray[np.void]
+
+
+def scan(raw: bytes, spans: int, keys: Keys) -> Scanned:
+    """Read the `spans` spans of a request, as counted by `count_records`, into columns.
 
     Raises:
         ValueError: where the request is not well-formed, with the reason.
     """
-    columns = np.empty(spans, SPAN)
+    columns = np.zeros(spans, SPAN)
     own, inherited = np.zeros(4, FOUND), np.zeros(4, FOUND)
     if check(_request(view(raw), *keys, own, inherited, columns)) != spans:
         raise ValueError(f"the request has not the {spans} spans that were counted")
-    return columns
+    return Scanned(columns, np.empty(0, MARK))
 
 
 def operation(raw: bytes, span: np.void) -> str:
