@@ -100,6 +100,7 @@ class IdentityAttributes(Settings, frozen=True, kw_only=True):
 class Latency(Settings, frozen=True, kw_only=True):
     spans: Literal["requests", "all"] = "requests"
     max_series: Positive = 2_000
+    exemplars: bool = True
 
 
 class Drift(Settings, frozen=True, kw_only=True):

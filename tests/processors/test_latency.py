@@ -147,8 +147,8 @@ def test_memory_does_not_grow_with_names() -> None:
     latency = Latency(config.Latency(max_series=5))
     for first in range(0, 2000, 100):
         latency.update(spans(*({"name": f"op{first + number}"} for number in range(100))))
-    assert len(latency._table) <= 64
-    assert len(latency._histograms) <= 16
+    assert len(latency._table.entries) <= 64
+    assert len(latency._histograms.rows) <= 16
     assert sum(counts(latency).values()) == 2000
     assert len(counts(latency)) == 6
 
