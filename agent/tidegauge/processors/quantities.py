@@ -104,8 +104,8 @@ def _observe_attributes(histograms, changed, first, duration_s, told):  # type: 
         if told.seen >> mark & 1 and mark != _TOTAL:
             quantity = mark if mark < _TOTAL else mark + 2
             value = told.values[mark]
-            if mark == _COLD_START:
-                value = 1.0 if value > 0 else 0.0
+            if mark == _COLD_START and value == value:
+                value = 1.0 if value != 0 else 0.0
             _observe(histograms, changed, first + quantity, value, told)
     gaps = told.values[_OUTPUT_TOKENS] - 1
     if told.seen >> _PER_TOKEN & 1 or not (told.seen >> _OUTPUT_TOKENS & 1 and 1 <= gaps < np.inf):
