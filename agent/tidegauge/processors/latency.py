@@ -16,7 +16,7 @@ from tidegauge.processors.exemplars import EXEMPLARS_T, Exemplars, note
 from tidegauge.processors.histograms import CHANGED, Histograms
 from tidegauge.processors.joined import Joined, join
 from tidegauge.processors.requests import is_request, owner
-from tidegauge.processors.series import ENTRIES_T, OVERFLOW_SERIES, SeriesTable, find
+from tidegauge.processors.span_series import ENTRIES_T, OVERFLOW_SERIES, SeriesTable, find
 from tidegauge.stats.exponential import HISTOGRAM_T, add
 from tidegauge.wire.protobuf import KERNEL
 from tidegauge.wire.traces import SPAN, operation

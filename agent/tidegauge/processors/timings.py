@@ -16,7 +16,7 @@ from tidegauge.processors.histograms import Histograms
 from tidegauge.processors.joined import Joined, join
 from tidegauge.processors.quantities import QUANTITIES, TOLD, Quantity, fold
 from tidegauge.processors.requests import owner
-from tidegauge.processors.series import SeriesTable
+from tidegauge.processors.span_series import SeriesTable
 
 _KEYS_PER_SERIES = 4
 """Keys are hashes of a span's name and status too, so as many of them are met as by latency."""
