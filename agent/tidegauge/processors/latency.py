@@ -43,7 +43,7 @@ class Latency:
         self._table = SeriesTable(settings.max_series, _KEYS_PER_SERIES * settings.max_series)
         self._histograms = Histograms()
         self._exemplars = Exemplars()
-        self._reserve(16)
+        self._reserve(min(16, settings.max_series + 1))
         self._metrics: tuple[Metric, ...] = ()
 
     def update(self, *batches: Batch) -> Mapping[str, int]:
@@ -103,7 +103,7 @@ class Latency:
         series = owner(raw, span).attributes(operation=operation(raw, span), status=status)
         self._table.register(span["key"], series)
         if len(self._table.attributes) > len(self._histograms.rows):
-            self._reserve(2 * len(self._histograms.rows))
+            self._reserve(min(2 * len(self._histograms.rows), self._table.max_series + 1))
 
     def _reserve(self, series: int) -> None:
         self._histograms.reserve(series)

@@ -28,7 +28,7 @@ class SeriesTable:
     """
 
     def __init__(self, max_series: int, max_keys: int) -> None:
-        self._max_series = max_series
+        self.max_series = max_series
         self._max_keys = max_keys
         self._numbers: dict[Attributes, int] = {OVERFLOW: OVERFLOW_SERIES}
         self._keys = 0
@@ -42,7 +42,7 @@ class SeriesTable:
 
     def register(self, key: int, attributes: Attributes) -> None:
         """Give a key that is not there its series: a new one, the one of these attributes, or overflow."""
-        if attributes not in self._numbers and len(self._numbers) <= self._max_series:
+        if attributes not in self._numbers and len(self._numbers) <= self.max_series:
             self._numbers[attributes] = len(self.attributes)
             self.attributes.append(attributes)
         self._keys += 1

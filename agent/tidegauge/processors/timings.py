@@ -153,4 +153,5 @@ class Timings:
     def _register(self, raw: bytes, span: np.void) -> None:
         self._table.register(span["key"], owner(raw, span).attributes())
         if QUANTITIES * len(self._table.attributes) > len(self._histograms.rows):
-            self._histograms.reserve(2 * len(self._histograms.rows))
+            most = QUANTITIES * (self._table.max_series + 1)
+            self._histograms.reserve(min(2 * len(self._histograms.rows), most))
