@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,24 +93,37 @@ def test_the_table_is_bounded_and_a_full_set_gives_up_its_oldest() -> None:
     assert waiting(halves) == 0
 
 
-def test_a_set_gives_up_the_oldest_first() -> None:
-    """Ids of one set, found by trying: the ninth pushes out the first, the tenth the second."""
-    probe, one_set = Halves(0), list[int]()
-    number = 0
-    while len(one_set) < WAYS + 2:
-        number += 1
-        before = probe.rows["number"].max(axis=1)
-        offer(probe, Half(MODEL, 1, number))
-        [changed] = np.flatnonzero(probe.rows["number"].max(axis=1) != before)
-        if not one_set:
-            first = changed
-        if changed == first:
-            one_set.append(number)
+@pytest.fixture(scope="module")
+def one_set() -> list[int]:
+    """Two span ids more than a set has places, all of one set of trace 1, found by trying."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for span in range(1, 50_000):
+        probe = Halves(0)
+        offer(probe, Half(MODEL, 1, span))
+        [ways] = np.flatnonzero(probe.rows["kind"].any(axis=1))
+        found[ways].append(span)
+        if len(found[ways]) == WAYS + 2:
+            return found[ways]
+    raise AssertionError("the sets are not even")
+
+
+def test_a_full_set_gives_up_its_oldest_first(one_set: list[int]) -> None:
     halves = Halves(0)
     for span in one_set:
         offer(halves, Half(MODEL, 1, span))
     assert halves.lost.tolist() == [0, 2, 0]
-    assert sorted(halves.rows["span_id"][first].tolist()) == one_set[2:]
+    assert sorted(halves.rows["span_id"][halves.rows["kind"] != FREE].tolist()) == one_set[2:]
+
+
+def test_a_place_that_became_free_is_taken_before_any_is_given_up(one_set: list[int]) -> None:
+    """Also the place of the youngest."""
+    halves = Halves(0)
+    for span in one_set[:WAYS]:
+        offer(halves, Half(MODEL, 1, span))
+    assert offer(halves, Half(COMPUTE, 1, one_set[WAYS - 1]))
+    offer(halves, Half(MODEL, 1, one_set[WAYS]))
+    assert halves.lost.sum() == 0
+    assert waiting(halves) == WAYS
 
 
 def test_what_waits_too_long_is_given_up() -> None:
