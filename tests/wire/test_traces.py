@@ -438,6 +438,6 @@ def test_marks_denser_than_there_is_room_for_at_first_are_all_read() -> None:
     keys = Keys.of(IDENTITY, timings)
     raw = one_span({chr(97 + place): place for place in range(11)}, {}) * 50
     scanned = traces.scan(raw, 50, keys)
-    assert len(scanned.marks) == 550 > len(raw) // 64
+    assert len(scanned.marks) == 550 > len(raw) // 32
     assert scanned.marks.nbytes <= 3 * len(raw)
     assert columns(raw, keys) == walk(raw, IDENTITY, timings)

@@ -37,8 +37,8 @@ _SLOTS = MARK_SLOTS + max(Mark) + 1
 _SCOPE_TEXT = np.frombuffer("".join(SCOPES_KNOWN).encode(), np.uint8)
 _SCOPE_ENDS = np.cumsum([len(scope) for scope in SCOPES_KNOWN])
 _SCHEMA = Schema(ExportTraceServiceRequest.DESCRIPTOR).table
-_BYTES_PER_MARK = 64
-"""Room that is made for marks at first. vLLM's spans have one in 110 bytes."""
+_BYTES_PER_MARK = 32
+"""Room that is made for marks at first. TGI's spans have one in 45 bytes, vLLM's one in 72."""
 
 _MARK_T = numba.from_dtype(MARK)
 
@@ -66,7 +66,7 @@ def scan(raw: bytes, spans: int, keys: Keys) -> Scanned:
     if check(found) != spans:
         raise ValueError(f"the request has not the {spans} spans that were counted")
     if marked > len(marks):
-        # As many as that are rare: a second reading is cheaper than room for them in every request.
+        # So many are rare: reading once more costs less than room for them in every request.
         marks = np.empty(marked, MARK)
         _request(buf, _SCHEMA, *keys, own, inherited, columns, marks)
     return Scanned(columns, marks[:marked].copy())
