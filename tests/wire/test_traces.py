@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import decimal
 import math
 import re
-from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -75,11 +74,11 @@ def first(attributes: Any, keys: tuple[str, ...]) -> Scalar | None:
 
 
 SECONDS = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([eE][+-]?[0-9]+)|(s|ms|us|µs|ns))?")
-UNITS = {None: 0, "s": 0, "ms": -3, "us": -6, "µs": -6, "ns": -9}
+UNITS = {"s": 0, "ms": -3, "us": -6, "µs": -6, "ns": -9}
 
 
 def number(value: AnyValue) -> float | None:
-    """The value of a mark, exactly as Python's decimals have it."""
+    """The value of a mark, as Python's exact arithmetic has it."""
     found = scalar(value)
     if found is None:
         return None
@@ -87,9 +86,11 @@ def number(value: AnyValue) -> float | None:
         match = SECONDS.fullmatch(found[1])
         if match is None:
             return None
-        with decimal.localcontext(Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, prec=99):
-            exact = Decimal(match[1] + (match[2] or "")).scaleb(UNITS[match[3]])
-        return float(exact) if math.isfinite(float(exact)) else None
+        if match[3]:
+            value = float(Fraction(match[1]) * Fraction(10) ** UNITS[match[3]])
+        else:
+            value = float(match[1] + (match[2] or ""))
+        return value if math.isfinite(value) else None
     return float(found[1]) if math.isfinite(float(found[1])) else None
 
 
