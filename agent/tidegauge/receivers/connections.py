@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from tidegauge.config import HttpReceiver
 from tidegauge.receivers.outcome import RETRY_DELAY_S
@@ -16,8 +18,17 @@ _FULL = (
     % RETRY_DELAY_S
 )
 
-_LINGER_S = 5.0
+_LINGER_S = 2.0
 """How long what a sender still sends is read and forgotten, so that it gets to read its answer."""
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """aiohttp logs a stack trace of its parser for each request that is none; the answer, 400, will do."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_log = logging.getLogger(__name__)
+_log.addFilter(_is_ours)
 
 
 class Connections(web.Server):
@@ -35,6 +46,7 @@ class Connections(web.Server):
             # Bodies are inflated elsewhere, where the limit holds for what comes out.
             auto_decompress=False,
             access_log=None,
+            logger=_log,
             keepalive_timeout=float(settings.idle_timeout),
             lingering_time=_LINGER_S,
         )
