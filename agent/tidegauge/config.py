@@ -25,11 +25,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class GrpcReceiver(Settings, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:4317"
     max_message_size: Size = Size("64MiB")
+    max_receiving: Size = Size("256MiB")
+    max_connections: Positive = 4_096
+    timeout: Duration = Duration("30s")
+    idle_timeout: Duration = Duration("10m")
 
 
 class HttpReceiver(Settings, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:4318"
     max_message_size: Size = Size("64MiB")
+    max_receiving: Size = Size("128MiB")
+    max_connections: Positive = 4_096
+    timeout: Duration = Duration("30s")
+    idle_timeout: Duration = Duration("10m")
 
 
 class RecordLimits(Settings, frozen=True, kw_only=True):
