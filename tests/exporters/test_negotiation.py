@@ -8,13 +8,21 @@ from tidegauge.exporters.exposition import Format
 from tidegauge.exporters.negotiation import PROTOBUF_TYPE, TEXT_TYPE, accepts_gzip, negotiate
 
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+# As 3.5, 2.53 and 2.42 send them, without native histograms and with.
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
     "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
-PROMETHEUS_3_NATIVE = f"{PROTOBUF};q=0.7,{PROMETHEUS_3}"
-# Debian 12's, as it arrived here without and with --enable-feature=native-histograms.
+PROMETHEUS_3_NATIVE = (
+    f"{PROTOBUF};q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+    "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
+    "text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+)
+PROMETHEUS_2_53_NATIVE = (
+    f"{PROTOBUF};q=0.5,application/openmetrics-text;version=1.0.0;q=0.4,"
+    "application/openmetrics-text;version=0.0.1;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+)
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -46,6 +54,7 @@ TEXT_1_TYPE = "text/plain; version=1.0.0; charset=utf-8; escaping="
         (PROMETHEUS_3, OPENMETRICS_TYPE + "allow-utf-8"),
         (PROMETHEUS_2, OPENMETRICS_TYPE + "underscores"),
         (PROMETHEUS_3_NATIVE, PROTOBUF_TYPE),
+        (PROMETHEUS_2_53_NATIVE, PROTOBUF_TYPE),
         (PROMETHEUS_2_NATIVE, PROTOBUF_TYPE),
         (
             "application/openmetrics-text;version=0.0.1",
