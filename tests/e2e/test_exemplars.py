@@ -25,7 +25,7 @@ def exemplar(trace_id: str, value: float) -> Exemplar:
 
 
 def metrics() -> tuple[Metric, ...]:
-    """One of each kind; the latency's buckets are (2**-3, 2**-2.875] with 5 and (2**-2.25, 2**-2.125] with 7."""
+    """One of each kind; the latency has 5 in (2**-3, 2**-2.875] and 7 in (2**-2.25, 2**-2.125]."""
     latency = ExponentialHistogram(
         (("model", "fraud"),), 3, -24, (5, 0, 0, 0, 0, 0, 7), 2, 1.75, 0.0, 0.23,
         exemplars=(exemplar(FAST, 0.13), exemplar(SLOW, 0.22)),

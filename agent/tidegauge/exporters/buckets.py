@@ -77,7 +77,7 @@ def classic_counts(point: ExponentialHistogram, view: View) -> list[int]:
     up, down = max(scale, 0), max(-scale, 0)
     per_octave = view.per_octave << down
     ends = (((k << up) // per_octave) - offset for k in range(view.first, view.last + 1))
-    cumulative = [below[min(max(end, 0), most)] for end in ends]
+    cumulative = [below[0 if end < 0 else end if end < most else most] for end in ends]
     if point.zero_threshold > 0:
         # The zero bucket, too, counts only at bounds above the whole of it.
         for place in range(bisect_left(classic_bounds(view), point.zero_threshold)):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import enum
 import operator
-import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tidegauge.exporters.families import Family, families
+from tidegauge.exporters.pause import Pause
 from tidegauge.exporters.protobuf_format import Protobuf
 from tidegauge.exporters.text_format import OpenMetrics, Text
 from tidegauge.metric import Attributes, Kind, Metric, Point
@@ -90,14 +90,11 @@ class _Part(NamedTuple, Generic[K]):
 
 
 class Renderer(Generic[K]):
-    """Makes the pages of one format, and keeps what the last one was made of. One thread at a time.
+    """Makes the pages of one format, and keeps what the last one was made of. One thread at a time."""
 
-    `pause` is called every tenth of a millisecond or so: the thread is not to keep others from Python.
-    """
-
-    def __init__(self, encoder: Encoder[K], pause: Callable[[], None] = lambda: time.sleep(0)) -> None:
+    def __init__(self, encoder: Encoder[K]) -> None:
         self._encoder = encoder
-        self._pause = pause
+        self._pause = Pause()
         self._known: dict[tuple[str, str], list[_Part[K]]] = {}
 
     def render(self, metrics: Iterable[Metric]) -> Exposition:
@@ -112,7 +109,7 @@ class Renderer(Generic[K]):
         for family in found:
             was = known.get((family.name, family.type), [])
             parts = self._parts(family, was)
-            _find_twins([block for part in parts for block in part.blocks], was)
+            self._find_twins([block for part in parts for block in part.blocks], was)
             self._known[family.name, family.type] = parts
             bodies = self._bodies(family, parts, left_out)
             if bodies:
@@ -142,6 +139,7 @@ class Renderer(Generic[K]):
         return blocks
 
     def _block(self, family: Family, points: tuple[Point, ...], was: _Block[K] | None) -> _Block[K]:
+        self._pause()
         if was is not None:
             if points == was.points:
                 was.points = points  # the older ones, equal but not the same, can go
@@ -150,8 +148,23 @@ class Renderer(Generic[K]):
                 block = _Block(points, was.keys)
                 block.twins = was.twins
                 return block
-        self._pause()
         return _Block(points, [self._encoder.key(point.attributes, family.type) for point in points])
+
+    def _find_twins(self, blocks: Sequence[_Block[K]], was: Sequence[_Part[K]]) -> None:
+        """Tell each block of a family which of its series stand before it already."""
+        keys = [block.keys for block in blocks]
+        known = [block.keys for part in was for block in part.blocks]
+        if len(keys) == len(known) and all(map(operator.is_, keys, known)):
+            return
+        seen: set[K] = set()
+        for block in blocks:
+            self._pause()
+            twins = set()
+            for place, key in enumerate(block.keys):
+                if key in seen:
+                    twins.add(place)
+                seen.add(key)
+            block.mark(frozenset(twins))
 
     def _bodies(self, family: Family, parts: Sequence[_Part[K]], left_out: list[str]) -> list[bytes]:
         """The family's samples, without metrics that cannot be written."""
@@ -177,26 +190,6 @@ class Renderer(Generic[K]):
 def _alike(metric: Metric, other: Metric) -> bool:
     """Whether equal points of both are written alike."""
     return (metric.kind, metric.unit, metric.start_ns) == (other.kind, other.unit, other.start_ns)
-
-
-def _find_twins(blocks: Sequence[_Block[K]], was: Sequence[_Part[K]]) -> None:
-    """Tell each block of a family which of its series stand before it already."""
-    keys = [block.keys for block in blocks]
-    known = [block.keys for part in was for block in part.blocks]
-    if len(keys) == len(known) and all(map(operator.is_, keys, known)):
-        return
-    seen: set[K] = set()
-    if len(seen.union(*keys)) == sum(map(len, keys)):
-        for block in blocks:
-            block.mark(frozenset())
-        return
-    for block in blocks:
-        twins = set()
-        for place, key in enumerate(block.keys):
-            if key in seen:
-                twins.add(place)
-            seen.add(key)
-        block.mark(frozenset(twins))
 
 
 def renderer(form: Format) -> Renderer[str] | Renderer[bytes]:

@@ -87,6 +87,8 @@ def varint(number: int) -> bytes:
     """
     if 0 <= number < 128:
         return _ONE_BYTE[number]
+    if 0 <= number < 16384:  # most of what is longer
+        return bytes((number & 127 | 128, number >> 7))
     if not 0 <= number < 1 << 64:
         raise ValueError(f"{number} does not fit into 64 bits")
     out = bytearray()
