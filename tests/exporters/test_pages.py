@@ -94,6 +94,11 @@ def test_metrics() -> None:
         async with client.get("/metrics", headers={"Accept": accept, "Accept-Encoding": ""}) as answer:
             assert answer.headers["Content-Type"].endswith("escaping=allow-utf-8")
             assert (await answer.read()).endswith(b"# EOF\n")
+        accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+        async with client.get("/metrics", headers={"Accept": accept, "Accept-Encoding": "gzip"}) as answer:
+            assert answer.headers["Content-Type"] == accept.replace(";", "; ")
+            assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+            assert b"model_inference_latency_seconds" in gzip.decompress(await answer.read())
         async with client.post("/metrics") as answer:
             assert answer.status == 405
 
