@@ -152,9 +152,9 @@ class Agent(Process):
 
 
 class Prometheus(Process):
-    """A Prometheus that scrapes one target every second."""
+    """A Prometheus that scrapes one target every second, with some feature flags."""
 
-    def __init__(self, binary: Path, folder: Path, target_port: int) -> None:
+    def __init__(self, binary: Path, folder: Path, target_port: int, *features: str) -> None:
         self.port = free_port()
         scrape = {"job_name": "tidegauge", "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}]}
         timing = {"scrape_interval": "1s", "scrape_timeout": "1s"}
@@ -165,6 +165,7 @@ class Prometheus(Process):
             f"--config.file={config}",
             f"--storage.tsdb.path={folder / 'tsdb'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
+            *([f"--enable-feature={','.join(features)}"] if features else []),
         ]
         super().__init__("prometheus", command, folder)
 
@@ -305,9 +306,9 @@ def start_agent(folder: Callable[[], Path], processes: ExitStack) -> Callable[..
 @pytest.fixture(scope="module")
 def start_prometheus(
     tool: Callable[[str, str], Path], folder: Callable[[], Path], processes: ExitStack
-) -> Callable[[int], Prometheus]:
-    def start(target_port: int) -> Prometheus:
-        prometheus = Prometheus(tool("prometheus", "prometheus"), folder(), target_port)
+) -> Callable[..., Prometheus]:
+    def start(target_port: int, *features: str) -> Prometheus:
+        prometheus = Prometheus(tool("prometheus", "prometheus"), folder(), target_port, *features)
         processes.callback(prometheus.end)
         prometheus.start()
         return prometheus
