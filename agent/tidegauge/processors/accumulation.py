@@ -63,9 +63,7 @@ class Scratch(NamedTuple):
     def empty(cls) -> Scratch:
         """Room for the largest histogram that is taken."""
         size = _MOST_EXPONENTIAL
-        return cls(
-            np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size), np.zeros(1, READING)
-        )
+        return cls(np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size), np.zeros(1, READING))
 
 
 SCRATCH_T = types.NamedTuple((_COUNTS_T, _COUNTS_T, _FLOATS_T, numba.from_dtype(READING)[::1]), Scratch)
@@ -74,27 +72,21 @@ SCRATCH_T = types.NamedTuple((_COUNTS_T, _COUNTS_T, _FLOATS_T, numba.from_dtype(
 @njit(types.int64(SERIES_T, POINT_T), **_KERNEL)
 def _admit(one, point):  # type: ignore[no-untyped-def]
     """How a point stands to its series: _ANEW, _GOES_ON, _REPLACES, or `-1 - reason`."""
-    if point.data not in (_GAUGE, _SUMMARY) and point.temporality == 0:
+    is_gauge, is_delta = point.data == _GAUGE, point.temporality == _DELTA
+    if not (is_gauge or point.data == _SUMMARY or point.temporality != 0):
         return -1 - _INVALID
-    if one.is_overflow:
-        if point.data in (_HISTOGRAM, _EXPONENTIAL) and point.temporality == _DELTA:
-            return _GOES_ON if one.is_shown else _ANEW
-        if point.data != _GAUGE:
-            return -1 - _OVERFLOW
+    if one.is_overflow and not is_gauge:
+        admitted = _GOES_ON if one.is_shown else _ANEW
+        return admitted if is_delta else -1 - _OVERFLOW
     if point.time_ns < one.time_ns:
         return -1 - _OUT_OF_ORDER
-    if not one.is_shown or point.temporality != one.temporality:
+    knows_start = not (is_gauge or is_delta) and point.start_ns != 0 and one.sent_start_ns != 0
+    is_later = knows_start and point.start_ns > one.sent_start_ns
+    if not one.is_shown or point.temporality != one.temporality or is_later:
         return _ANEW
-    if point.data == _GAUGE:
-        return _REPLACES
-    if point.temporality == _DELTA:
-        return -1 - _OUT_OF_ORDER if point.time_ns == one.time_ns else _GOES_ON
-    if point.start_ns != 0 and one.sent_start_ns != 0:
-        if point.start_ns < one.sent_start_ns:
-            return -1 - _OVERLAP
-        if point.start_ns > one.sent_start_ns:
-            return _ANEW
-    return _REPLACES
+    if is_delta:
+        return _GOES_ON if point.time_ns > one.time_ns else -1 - _OUT_OF_ORDER
+    return -1 - _OVERLAP if knows_start and point.start_ns < one.sent_start_ns else _REPLACES
 
 
 @njit(types.void(SERIES_T, POINT_T, types.int64, types.boolean), **_KERNEL)
@@ -114,10 +106,8 @@ def _settle(one, point, admitted, fell):  # type: ignore[no-untyped-def]
 def _add(one, value):  # type: ignore[no-untyped-def]
     """Add to `value`, and to `carry` what the sum loses in rounding (Neumaier 1974)."""
     total = one.value + value
-    if abs(one.value) >= abs(value):
-        lost = (one.value - total) + value
-    else:
-        lost = (value - total) + one.value
+    larger, smaller = (one.value, value) if abs(one.value) >= abs(value) else (value, one.value)
+    lost = (larger - total) + smaller
     if np.isfinite(lost):
         one.carry += lost
     one.value = total
@@ -152,10 +142,7 @@ def _number(one, point):  # type: ignore[no-untyped-def]
         (point.is_monotonic or accumulates) and not np.isfinite(value)
     ):
         return -1 - _INVALID
-    if one.is_overflow and accumulates:
-        admitted = _GOES_ON if one.is_shown else _ANEW
-    else:
-        admitted = _admit(one, point)
+    admitted = _admit(one, point)
     if admitted < 0:
         return admitted
     fell = False
@@ -199,31 +186,39 @@ def _overflowing_sum(state, one, slot, point, since_ns):  # type: ignore[no-unty
     return 0
 
 
-@njit(types.boolean(READING_T, _COUNTS_T, _FLOATS_T), **_KERNEL)
-def _is_histogram(reading, counts, bounds):  # type: ignore[no-untyped-def]
-    """Whether counts and bounds match, bounds ascend and are finite, and the counts can be added up."""
-    if reading.counts != reading.bounds + 1:
-        return False
+@njit(types.int64(_COUNTS_T, types.int64), **_KERNEL)
+def _count(counts, size):  # type: ignore[no-untyped-def]
+    """The sum of counts, or -1 where it cannot be trusted."""
     total = 0
-    for index in range(reading.counts):
+    for index in range(size):
+        if not (0 <= counts[index] <= _LARGEST and total <= _LARGEST):
+            return -1
         total += counts[index]
-        if counts[index] < 0 or total < 0 or total > _LARGEST:
-            return False
+    return total if total <= _LARGEST else -1
+
+
+@njit(types.int64(READING_T, _COUNTS_T, _FLOATS_T), **_KERNEL)
+def _observations(reading, counts, bounds):  # type: ignore[no-untyped-def]
+    """How many an explicit histogram holds; or `-1 - reason`: its bounds must be finite and ascend."""
+    if reading.counts > MOST_BUCKETS or reading.bounds > MOST_BUCKETS:
+        return -1 - _TOO_MANY
+    if reading.counts != reading.bounds + 1:
+        return -1 - _INVALID
     for index in range(reading.bounds):
         if not np.isfinite(bounds[index]) or (index > 0 and not bounds[index - 1] < bounds[index]):
-            return False
-    return True
+            return -1 - _INVALID
+    total = _count(counts, reading.counts)
+    return total if total >= 0 else -1 - _INVALID
 
 
 @njit(types.boolean(STATE_T, SERIES_T, READING_T, _FLOATS_T), **_KERNEL)
 def _same_bounds(state, one, reading, bounds):  # type: ignore[no-untyped-def]
-    if one.buckets != reading.counts:
-        return False
-    at = one.cells + one.buckets
-    for index in range(reading.bounds):
+    at, index = one.cells + one.buckets, 0
+    while one.buckets == reading.counts and index < reading.bounds:
         if state.floats[at + index] != bounds[index]:
-            return False
-    return True
+            break
+        index += 1
+    return one.buckets == reading.counts and index == reading.bounds
 
 
 @njit(types.void(SERIES_T, READING_T, types.int64, types.boolean), **_KERNEL)
@@ -248,20 +243,14 @@ def _totals(one, reading, count, adds):  # type: ignore[no-untyped-def]
 @njit(types.int64(STATE_T, SERIES_T, POINT_T, SCRATCH_T), **_KERNEL)
 def _explicit(state, one, point, scratch):  # type: ignore[no-untyped-def]
     reading, counts, bounds = scratch.reading[0], scratch.counts, scratch.floats
-    if reading.counts > MOST_BUCKETS or reading.bounds > MOST_BUCKETS:
-        return -1 - _TOO_MANY
     if reading.counts == 0 and reading.bounds == 0:
         # Only the number of observations was sent: one bucket without bounds.
         counts[0] = np.int64(point.bits)
         reading.counts = 1
-    if not _is_histogram(reading, counts, bounds):
-        return -1 - _INVALID
-    admitted = _admit(one, point)
+    total = _observations(reading, counts, bounds)
+    admitted = _admit(one, point) if total >= 0 else total
     if admitted < 0:
         return admitted
-    total = 0
-    for index in range(reading.counts):
-        total += counts[index]
     if one.is_shown and not _same_bounds(state, one, reading, bounds):
         if one.is_overflow:
             return -1 - _OVERFLOW
@@ -281,17 +270,6 @@ def _explicit(state, one, point, scratch):  # type: ignore[no-untyped-def]
     _totals(one, reading, total, adds)
     _settle(one, point, admitted, fell)
     return 0
-
-
-@njit(types.int64(_COUNTS_T, types.int64), **_KERNEL)
-def _count(counts, size):  # type: ignore[no-untyped-def]
-    """The sum of counts, or -1 where it cannot be trusted."""
-    total = 0
-    for index in range(size):
-        if counts[index] < 0 or counts[index] > _LARGEST or total > _LARGEST:
-            return -1
-        total += counts[index]
-    return total
 
 
 @njit(types.int64(MERGED_T, READING_T, _COUNTS_T, _COUNTS_T), **_KERNEL)
@@ -318,11 +296,10 @@ def _exponential(state, one, point, scratch):  # type: ignore[no-untyped-def]
     negative = _count(scratch.negative, reading.negative_counts)
     zeros = np.int64(reading.zero_count)
     total = positive + negative + zeros
-    if min(positive, negative, zeros, total) < 0 or max(positive, negative, zeros, total) > _LARGEST:
-        return -1 - _INVALID
-    if not 0 <= reading.zero_threshold < np.inf:
-        return -1 - _INVALID
-    admitted = _admit(one, point)
+    # A sum of three that are at most 2**62 each may wrap to below 0, not to what would pass.
+    is_sound = min(positive, negative, zeros, total) >= 0 and max(zeros, total) <= _LARGEST
+    is_sound = is_sound and 0 <= reading.zero_threshold < np.inf
+    admitted = _admit(one, point) if is_sound else -1 - _INVALID
     if admitted < 0:
         return admitted
     if one.cells < 0:
@@ -353,9 +330,7 @@ def _summary(state, one, point, scratch):  # type: ignore[no-untyped-def]
     count = np.int64(point.bits)
     if reading.counts > MOST_BUCKETS:
         return -1 - _TOO_MANY
-    if not 0 <= count <= _LARGEST:
-        return -1 - _INVALID
-    admitted = _admit(one, point)
+    admitted = _admit(one, point) if 0 <= count <= _LARGEST else -1 - _INVALID
     if admitted < 0:
         return admitted
     if 2 * reading.counts > one.room:
@@ -371,27 +346,24 @@ def _summary(state, one, point, scratch):  # type: ignore[no-untyped-def]
 
 @njit(types.int64(BYTES, POINT_T, STATE_T, SERIES_T, types.int64, types.uint64, SCRATCH_T), **_KERNEL)
 def _fold_point(buf, point, state, one, slot, since_ns, scratch):  # type: ignore[no-untyped-def]
-    if point.data == _GAUGE:
-        return _number(one, point)
-    if point.data == _SUM:
-        if one.is_overflow and point.temporality != _DELTA:
-            return _overflowing_sum(state, one, slot, point, since_ns)
+    if point.data == _SUM and one.is_overflow and point.temporality != _DELTA:
+        return _overflowing_sum(state, one, slot, point, since_ns)
+    if point.data <= _SUM:
         return _number(one, point)
     begin, end = np.int64(point.offset), np.int64(point.offset) + np.int64(point.length)
     reading = scratch.reading[0]
     if point.data == _HISTOGRAM:
         error = histogram(buf, begin, end, scratch.counts, scratch.floats, reading)
+        result = _explicit(state, one, point, scratch) if error >= 0 else 0
     elif point.data == _EXPONENTIAL:
         error = exponential(buf, begin, end, scratch.counts, scratch.negative, reading)
+        result = _exponential(state, one, point, scratch) if error >= 0 else 0
     else:
         error = summary(buf, begin, end, scratch.floats, reading)
+        result = _summary(state, one, point, scratch) if error >= 0 else 0
     if error < 0:
         return -1 - (_TOO_MANY if error == TOO_MANY else _INVALID)
-    if point.data == _HISTOGRAM:
-        return _explicit(state, one, point, scratch)
-    if point.data == _EXPONENTIAL:
-        return _exponential(state, one, point, scratch)
-    return _summary(state, one, point, scratch)
+    return result
 
 
 @njit(types.boolean(SERIES_T, POINT_T), **_KERNEL)
@@ -403,6 +375,19 @@ def _withdraw(one, point):  # type: ignore[no-untyped-def]
     one.is_touched = True
     one.time_ns = point.time_ns
     return True
+
+
+@njit(types.UniTuple(types.int64, 2)(STATE_T, POINT_T, types.boolean, types.boolean), **_KERNEL)
+def _find(state, point, full, no_more_keys):  # type: ignore[no-untyped-def]
+    """The slot of a point's key, or where the table is `full` of its family's key, and what is there."""
+    slot = slot_of(state.table, point.key)
+    row = state.table[slot].series
+    if row == FREE and full:
+        slot = slot_of(state.table, point.family)
+        row = state.table[slot].series
+        if row == FREE and no_more_keys:
+            row = -2 - _METRIC_LIMIT
+    return slot, row
 
 
 @njit(
@@ -433,20 +418,11 @@ def fold(buf, points, begin, full, no_more_keys, since_ns, state, scratch, tally
         if point.time_ns == 0:
             tally[_UNTIMED] += 1
             continue
-        slot = slot_of(state.table, point.key)
-        row = state.table[slot].series
+        slot, row = _find(state, point, full, no_more_keys)
         if row == FREE:
             if point.flags & _NO_RECORDED_VALUE:
                 continue
-            if not full:
-                return place, UNKNOWN
-            slot = slot_of(state.table, point.family)
-            row = state.table[slot].series
-            if row == FREE:
-                if not no_more_keys:
-                    return place, UNKNOWN
-                tally[_METRIC_LIMIT] += 1
-                continue
+            return place, UNKNOWN
         if row < 0:
             tally[-2 - row] += 1
             continue

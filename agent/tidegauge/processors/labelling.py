@@ -10,7 +10,7 @@ import base64
 import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,10 @@ _MOST_BYTES = 2**16  # of a resource, or of a scope
 _MOST_TEXT_BYTES = 4 * MOST_TEXT
 _SCHEMA_URL = 0x1A
 _SUBMESSAGE = 0x0A
-_POINTS = {
+_POINTS: Mapping[
+    Data,
+    type[NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint],
+] = {
     Data.GAUGE: NumberDataPoint,
     Data.SUM: NumberDataPoint,
     Data.HISTOGRAM: HistogramDataPoint,
@@ -123,7 +126,9 @@ def _scope(raw: bytes, url: bytes) -> Attributes:
     except DecodeError as error:
         raise ValueError(f"a scope is malformed: {error}") from error
     named = (("name", scope.name), ("version", scope.version), ("schema_url", url.decode()))
-    own = {key: text for key, text in _texts(scope.attributes) if key not in ("name", "version", "schema_url")}
+    own = {
+        key: text for key, text in _texts(scope.attributes) if key not in ("name", "version", "schema_url")
+    }
     return tuple((f"otel_scope_{key}", text) for key, text in (*named, *own.items()) if text)
 
 

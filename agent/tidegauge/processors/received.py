@@ -18,7 +18,7 @@ from tidegauge.processors.accumulation import UNKNOWN, Scratch, fold
 from tidegauge.processors.labelling import Places, Target, is_too_large
 from tidegauge.processors.readout import EXEMPLAR_FIELDS, read_exemplars, read_point
 from tidegauge.processors.series import TAKEN_BY_OVERFLOW, Reason, Store, refusal
-from tidegauge.wire.metrics import Data, move
+from tidegauge.wire.metrics import POINT, Data, move
 from tidegauge.wire.points import EXEMPLAR, exemplars
 from tidegauge.wire.protobuf import view
 
@@ -166,9 +166,7 @@ class Received:
 
     def _series(self, family: _Family, labels: Attributes, target: Target) -> int:
         key = tuple(sorted(labels))
-        if key not in family.rows and (
-            self._own_series >= self._settings.max_series or is_too_large(labels)
-        ):
+        if key not in family.rows and (self._own_series >= self._settings.max_series or is_too_large(labels)):
             key = OVERFLOW
         row = self._row(family, key)
         if target.labels and target.info and key != OVERFLOW:
@@ -227,8 +225,9 @@ class Received:
                 del self._families[family.name]
                 self._conflicts.discard(family.name)
             self._own_series -= labels != OVERFLOW
-            for kept in (self._points, self._exemplars, self._targets_of):
-                kept.pop(row, None)  # type: ignore[attr-defined]
+            self._points.pop(row, None)
+            self._exemplars.pop(row, None)
+            self._targets_of.pop(row, None)
         self._store.close(stale)
         used = set(self._targets_of.values())
         self._targets = {labels: info for labels, info in self._targets.items() if labels in used}
@@ -244,7 +243,12 @@ class Received:
         points = tuple(Number((*labels, *info), 1.0) for labels, info in self._targets.items())
         if points:
             yield Metric(
-                "target_info", Kind.GAUGE, "", "What else is known of a sender; always 1.", points, received=True
+                "target_info",
+                Kind.GAUGE,
+                "",
+                "What else is known of a sender; always 1.",
+                points,
+                received=True,
             )
 
     def _own(self) -> tuple[Metric, ...]:
@@ -298,7 +302,8 @@ def _joined(batches: list[Points]) -> Iterator[tuple[bytes, npt.NDArray[np.void]
 def _join(batches: list[Points]) -> tuple[bytes, npt.NDArray[np.void]]:
     if len(batches) == 1:
         return batches[0].raw, batches[0].columns
-    columns = np.concatenate([batch.columns for batch in batches])
+    # As bytes, for numpy copies records field by field.
+    columns = np.concatenate([batch.columns.view(np.uint8) for batch in batches]).view(POINT)
     row = shift = 0
     for batch in batches:
         move(columns[row : row + len(batch.columns)], shift)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
-from tidegauge.stats.buckets import MERGED, MERGED_T, empty
+from tidegauge.stats.buckets import MERGED_T, empty
 
 
 class Reason(enum.IntEnum):
@@ -120,9 +120,7 @@ class Store:
     @property
     def state(self) -> State:
         """The arrays as they are until the next change of size."""
-        return State(
-            self._table, self._series, self._cells, self._cells.view(np.float64), self._exponentials
-        )
+        return State(self._table, self._series, self._cells, self._cells.view(np.float64), self._exponentials)
 
     @property
     def series(self) -> npt.NDArray[np.void]:
@@ -234,9 +232,7 @@ def put(table, key, series):  # type: ignore[no-untyped-def]
     entry.is_used = True
 
 
-@njit(
-    types.Tuple((types.int64, types.boolean))(ENTRIES_T, ENTRIES_T, SERIES_T[::1], types.int64), **_KERNEL
-)
+@njit(types.Tuple((types.int64, types.boolean))(ENTRIES_T, ENTRIES_T, SERIES_T[::1], types.int64), **_KERNEL)
 def rehash(table, to, series, which):  # type: ignore[no-untyped-def]
     """Copy entries into another table: how many, and whether a living one of an overflow series was not.
 

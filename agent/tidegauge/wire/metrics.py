@@ -126,6 +126,19 @@ def _classify(about, kind):  # type: ignore[no-untyped-def]
         about.data = 5
 
 
+@njit(types.void(POINT_T, types.int64, types.int64, types.int64), **KERNEL)
+def _note_text(about, tag, offset, length):  # type: ignore[no-untyped-def]
+    if tag == _NAME:
+        about.name_offset = offset
+        about.name_length = length
+    elif tag == _UNIT:
+        about.unit_offset = offset
+        about.unit_length = length
+    else:
+        about.description_offset = offset
+        about.description_length = length
+
+
 @njit(types.int64(BYTES, types.int64, types.int64, types.uint64, POINT_T), **KERNEL)
 def _metric(buf, pos, end, seed, about):  # type: ignore[no-untyped-def]
     """Note what a Metric says besides its points: where those begin that count, or an error.
@@ -146,15 +159,7 @@ def _metric(buf, pos, end, seed, about):  # type: ignore[no-untyped-def]
         if tag in (_NAME, _UNIT, _DESCRIPTION):
             if not is_utf8(buf, start, pos):
                 return NOT_UTF8
-            if tag == _NAME:
-                about.name_offset = start
-                about.name_length = pos - start
-            elif tag == _UNIT:
-                about.unit_offset = start
-                about.unit_length = pos - start
-            else:
-                about.description_offset = start
-                about.description_length = pos - start
+            _note_text(about, tag, start, pos - start)
         elif tag in (GAUGE, SUM, HISTOGRAM, EXPONENTIAL_HISTOGRAM, SUMMARY):
             if tag != kind:
                 kind, begin = tag, at

@@ -1,4 +1,4 @@
-"""Reads what is inside of one OTLP data point: buckets, quantiles, exemplars; and gathers what came in pieces.
+"""Reads what is inside of one OTLP data point, and gathers what came in pieces.
 
 The columns of `wire.metrics` tell where a data point lies. Repeated numbers are taken packed and unpacked.
 A negative result is an error, of `wire.protobuf` or TOO_MANY.
@@ -80,6 +80,20 @@ def _blank(reading):  # type: ignore[no-untyped-def]
     reading.counts = reading.bounds = reading.negative_counts = 0
 
 
+@njit(types.int64(BYTES, types.int64, types.int64, types.int64[::1], types.int64), **KERNEL)
+def _fixed(buf, pos, end, out, size):  # type: ignore[no-untyped-def]
+    """Append fixed64 numbers, packed or a single one: the new size, or an error."""
+    if (end - pos) % 8 != 0:
+        return TRUNCATED
+    if size + (end - pos) // 8 > out.size:
+        return TOO_MANY
+    while pos < end:
+        out[size] = np.int64(word(buf, pos))
+        size += 1
+        pos += 8
+    return size
+
+
 @njit(types.int64(BYTES, types.int64, types.int64, COUNTS_T, FLOATS_T, READING_T), **KERNEL)
 def histogram(buf, pos, end, counts, bounds, reading):  # type: ignore[no-untyped-def]
     """Read a HistogramDataPoint: its buckets into `counts` and `bounds`, the rest into `reading`."""
@@ -89,27 +103,18 @@ def histogram(buf, pos, end, counts, bounds, reading):  # type: ignore[no-untype
         if pos < 0:
             return pos
         if tag in (_COUNTS_PACKED, _COUNTS_FIXED):
-            if (pos - start) % 8 != 0:
-                return TRUNCATED
-            if reading.counts + (pos - start) // 8 > counts.size:
-                return TOO_MANY
-            for at in range(start, pos, 8):
-                counts[reading.counts] = np.int64(word(buf, at))
-                reading.counts += 1
+            reading.counts = _fixed(buf, start, pos, counts, reading.counts)
         elif tag in (_BOUNDS_PACKED, _BOUNDS_FIXED):
-            if (pos - start) % 8 != 0:
-                return TRUNCATED
-            if reading.bounds + (pos - start) // 8 > bounds.size:
-                return TOO_MANY
-            for at in range(start, pos, 8):
-                bounds[reading.bounds] = _double(buf, at)
-                reading.bounds += 1
+            # As bits: a double is eight bytes too.
+            reading.bounds = _fixed(buf, start, pos, bounds.view(np.int64), reading.bounds)
         elif tag == _SUM:
             reading.sum = _double(buf, start)
         elif tag == _MIN:
             reading.min = _double(buf, start)
         elif tag == _MAX:
             reading.max = _double(buf, start)
+        if min(reading.counts, reading.bounds) < 0:
+            return min(reading.counts, reading.bounds)
     return 0
 
 
