@@ -17,6 +17,7 @@ from tidegauge.wire.counts import count_points
 from tidegauge.wire.metrics import scan
 
 METRICS, SERIES = 20, 50
+_REQUESTS = 60
 _SEED = np.uint64(1)
 _EVERY_S = 15 * 10**9
 
@@ -25,10 +26,10 @@ def measure(rounds: int) -> Iterator[Figure]:
     """Data points per CPU second, all series known, without transport; numbers, then histograms."""
     for what, fill in _KINDS.items():
         # Later and later, so that no point is a duplicate.
-        requests = [_request(fill, sequence) for sequence in range(8)]
+        requests = [_request(fill, sequence) for sequence in range(_REQUESTS)]
         size = len(requests[0]) // (METRICS * SERIES)
         own = [_own(requests) / 1e6 for _ in range(rounds)]
-        walks = [_walk(requests) / 1e6 for _ in range(rounds)]
+        walks = [_walk(requests[:8]) / 1e6 for _ in range(rounds)]
         name = f"OTLP {what} → series, {METRICS * SERIES} x {size} B, no transport"
         yield Figure(name, "M points/core-s", own, "protobuf and Python", walks)
 

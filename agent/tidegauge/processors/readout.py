@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 
@@ -18,17 +16,9 @@ from tidegauge.metric import (
     Summary,
 )
 from tidegauge.processors.series import State
-from tidegauge.wire.metrics import Data
-
-EXEMPLAR_FIELDS: Mapping[Kind, Mapping[int, int]] = {
-    Kind.COUNTER: {Data.SUM: 0x2A},
-    Kind.HISTOGRAM: {Data.HISTOGRAM: 0x42},
-    Kind.EXPONENTIAL_HISTOGRAM: {Data.EXPONENTIAL_HISTOGRAM: 0x5A},
-}
-"""The tag of a data point's exemplars, where Prometheus has a place for them."""
 
 
-def read_exemplars(found: npt.NDArray[np.void] | None) -> tuple[Exemplar, ...]:
+def make_exemplars(found: npt.NDArray[np.void] | None) -> tuple[Exemplar, ...]:
     """Exemplars of an array of wire.points.EXEMPLAR; those without a value are left out."""
     if found is None:
         return ()

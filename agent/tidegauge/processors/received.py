@@ -16,10 +16,10 @@ from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes, Kind, Metric, Number, Point
 from tidegauge.processors.accumulation import UNKNOWN, Scratch, fold
 from tidegauge.processors.labelling import Places, Target, is_too_large
-from tidegauge.processors.readout import EXEMPLAR_FIELDS, read_exemplars, read_point
+from tidegauge.processors.readout import make_exemplars, read_point
 from tidegauge.processors.series import TAKEN_BY_OVERFLOW, Reason, Store, refusal
 from tidegauge.wire.metrics import POINT, Data, move
-from tidegauge.wire.points import EXEMPLAR, exemplars
+from tidegauge.wire.points import EXEMPLAR, read_exemplars
 from tidegauge.wire.protobuf import view
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,10 @@ _KEYS_PER_SERIES = 4
 """Room for spellings of one series (attributes in another order) and for keys that overflow."""
 
 _JOINED_BYTES = 2**20
+_EXEMPLARS_AT_ONCE = 64
 _MOST_EXEMPLARS = 32  # of one point; OpenTelemetry's SDKs send one for each bucket, 16 by default
+_MOST_NAME = 255  # characters, as OpenTelemetry limits the names of instruments
+_MOST_TEXT = 1024
 _NANOSECONDS = 1_000_000_000
 
 
@@ -68,6 +71,7 @@ class Received:
         self._targets: dict[Attributes, Attributes] = {}
         self._targets_of: dict[int, Attributes] = {}
         self._conflicts: set[str] = set()
+        self._known: dict[int, _Family | Reason] = {}  # by the keys of families, for as long as a fold
         self._overflowed = 0
 
     def update(self, *batches: Batch) -> Mapping[str, int]:
@@ -99,6 +103,7 @@ class Received:
 
     def _fold(self, raw: bytes, columns: npt.NDArray[np.void], tally: npt.NDArray[np.int64]) -> None:
         places, buf = Places(raw), view(raw)
+        self._known.clear()
         rows = np.empty(len(columns), np.int32)
         done = 0
         while done < len(columns):
@@ -138,19 +143,21 @@ class Received:
         self._store.insert(point["family"] if full else point["key"], row)
 
     def _family(self, raw: bytes, point: np.void) -> _Family | Reason:
-        name, unit, description = (
-            raw[int(point[f"{part}_offset"]) :][: int(point[f"{part}_length"])].decode()
-            for part in ("name", "unit", "description")
-        )
-        kind = _kind(point)
+        key = int(point["family"])
+        if key not in self._known:
+            name, unit, description = (_text(raw, point, part) for part in ("name", "unit", "description"))
+            self._known[key] = self._find_family(name, _kind(point), unit, description)
+        return self._known[key]
+
+    def _find_family(self, name: str, kind: Kind, unit: str, description: str) -> _Family | Reason:
         found = self._families.get(name)
         if found is None:
-            if not name or len(name) > 256:
+            if not name or len(name) > _MOST_NAME or len(unit) > _MOST_NAME:
                 return Reason.INVALID
             if len(self._families) >= self._settings.max_metrics:
                 return Reason.METRIC_LIMIT
-            found = self._families[name] = _Family(name, kind, unit[:64], description[:1024])
-        if (found.kind, found.unit) == (kind, unit[:64]):
+            found = self._families[name] = _Family(name, kind, unit, description)
+        if (found.kind, found.unit) == (kind, unit):
             return found
         if name not in self._conflicts and len(self._conflicts) < self._settings.max_metrics:
             self._conflicts.add(name)
@@ -187,15 +194,14 @@ class Received:
     ) -> None:
         """Keep each series' exemplars of its latest point that has any."""
         places = np.flatnonzero(columns["has_exemplars"] & (rows >= 0))
-        out = np.zeros(_MOST_EXEMPLARS, EXEMPLAR)
-        for row, place in dict(zip(rows[places].tolist(), places.tolist(), strict=True)).items():
-            point = columns[place]
-            wanted = EXEMPLAR_FIELDS.get(self._owners[row][0].kind, {}).get(int(point["data"]))
-            if wanted is not None:
-                begin = int(point["offset"])
-                found = exemplars(buf, begin, begin + int(point["length"]), wanted, out)
-                if found > 0:
-                    self._exemplars[row] = out[:found].copy()
+        out = np.zeros((_EXEMPLARS_AT_ONCE, _MOST_EXEMPLARS), EXEMPLAR)
+        sizes = np.zeros(_EXEMPLARS_AT_ONCE, np.int64)
+        for begin in range(0, len(places), _EXEMPLARS_AT_ONCE):
+            some = places[begin : begin + _EXEMPLARS_AT_ONCE]
+            read_exemplars(buf, columns, some, out, sizes)
+            for at, (row, size) in enumerate(zip(rows[some].tolist(), sizes.tolist(), strict=False)):
+                if size > 0 and self._owners[row][0].kind is not Kind.GAUGE:
+                    self._exemplars[row] = out[at, :size].copy()
 
     def _read_touched(self) -> None:
         state = self._store.state
@@ -205,7 +211,7 @@ class Received:
         for row in touched.tolist():
             family, labels = self._owners[row]
             if state.series[row]["is_shown"]:
-                found = read_exemplars(self._exemplars.get(row))
+                found = make_exemplars(self._exemplars.get(row))
                 self._points[row] = read_point(state, row, family.kind, labels, found)
             else:
                 self._points.pop(row, None)
@@ -269,6 +275,12 @@ class Received:
                 self._start_ns,
             ),
         )
+
+
+def _text(raw: bytes, point: np.void, part: str) -> str:
+    """A text of the point's metric, cut after 1024 bytes."""
+    begin, length = int(point[f"{part}_offset"]), int(point[f"{part}_length"])
+    return raw[begin : begin + min(length, _MOST_TEXT)].decode(errors="ignore")
 
 
 def _kind(point: np.void) -> Kind:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
+from tidegauge.wire.metrics import POINT_T
 from tidegauge.wire.protobuf import BYTES, KERNEL, TRUNCATED, field, varint, view, word
 
 TOO_MANY = -10
@@ -47,7 +48,8 @@ EXEMPLAR = np.dtype(
 """An exemplar without its filtered attributes."""
 
 READING_T = numba.from_dtype(READING)
-EXEMPLARS_T = numba.from_dtype(EXEMPLAR)[::1]
+EXEMPLAR_T = numba.from_dtype(EXEMPLAR)
+EXEMPLARS_T = EXEMPLAR_T[::1]
 COUNTS_T = types.int64[::1]
 FLOATS_T = types.float64[::1]
 
@@ -251,6 +253,25 @@ def exemplars(buf, pos, end, wanted, out):  # type: ignore[no-untyped-def]
                 one.trace_low = _big_endian(buf, start + 8) if whole else np.uint64(0)
         found += 1
     return found
+
+
+@njit(
+    types.void(
+        BYTES,
+        types.Array(POINT_T, 1, "C", readonly=True),
+        types.int64[::1],
+        EXEMPLAR_T[:, ::1],
+        types.int64[::1],
+    ),
+    **KERNEL,
+)
+def read_exemplars(buf, points, places, out, sizes):  # type: ignore[no-untyped-def]
+    """Read the exemplars of `points[places[i]]` into `out[i, : sizes[i]]`; a size is at least 0."""
+    for at in range(places.size):
+        point = points[places[at]]
+        tag = 0x2A if point.data <= 2 else 0x42 if point.data == 3 else 0x5A
+        begin = np.int64(point.offset)
+        sizes[at] = max(exemplars(buf, begin, begin + np.int64(point.length), tag, out[at]), 0)
 
 
 @njit(
