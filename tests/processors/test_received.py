@@ -253,6 +253,20 @@ def test_a_silent_series_leaves_the_page_and_may_come_back(otlp: SimpleNamespace
     assert otlp.value(processor, now_ns=START_NS + 10 * MINUTE) == 11.0
 
 
+def test_a_point_from_the_future_blocks_its_series_until_it_is_stale(otlp: SimpleNamespace) -> None:
+    sender, processor = otlp.Sender(), otlp.received(stale_after=Duration("5m"))
+    sender.gauge(2**63, 1.0)
+    assert sender.send(processor) == {}
+    for minute in (0, 2, 4):
+        sender.gauge(minute + 5, 2.0)
+        assert sender.send(processor) == {"out_of_order": 1}
+        assert otlp.value(processor, now_ns=START_NS + minute * MINUTE) == 1.0
+    assert otlp.points(processor, now_ns=START_NS + 6 * MINUTE) == {}
+    sender.gauge(11, 3.0)
+    assert sender.send(processor) == {}
+    assert otlp.value(processor, now_ns=START_NS + 6 * MINUTE) == 3.0
+
+
 def test_a_change_of_temporality_begins_anew(otlp: SimpleNamespace) -> None:
     sender, processor = otlp.Sender(), otlp.received()
     sender.counter(5, 10)

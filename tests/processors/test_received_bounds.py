@@ -169,6 +169,17 @@ def test_a_label_set_too_large_for_a_series_overflows(otlp: SimpleNamespace) -> 
     assert list(otlp.points(processor)) == [OVERFLOW]
 
 
+def test_a_resource_or_scope_too_large_to_keep_drops_its_points(otlp: SimpleNamespace) -> None:
+    processor = otlp.received()
+    large, other = otlp.Sender(service__name="x" * 2**17), otlp.Sender()
+    other.scope = {"name": "x" * 2**17}
+    for sender in (large, other):
+        for index in range(3):
+            sender.gauge(5, 1.0, attributes={"id": index})
+        assert sender.send(processor) == {"invalid": 3}
+    assert otlp.points(processor) == {}
+
+
 def test_metrics_are_bounded(otlp: SimpleNamespace) -> None:
     sender, processor = otlp.Sender(), otlp.received(max_metrics=3)
     for index in range(10):

@@ -11,7 +11,7 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -27,6 +27,8 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from tidegauge.metric import Attributes
 from tidegauge.wire.metrics import Data
 from tidegauge.wire.points import gather
+
+T = TypeVar("T")
 
 MOST_LABELS = 64
 MOST_TEXT = 4096
@@ -57,20 +59,26 @@ class Target(NamedTuple):
 
 
 class Places:
-    """Finds the labels of data points of one request, and reads each resource and scope of it once."""
+    """Finds the labels of data points of one request, and reads each resource and scope of it once.
+
+    What cannot be read is remembered as well: to read it again for each point could take hours.
+    """
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        self._targets: dict[int, Target] = {}
-        self._scopes: dict[int, Attributes] = {}
+        self._targets: dict[int, Target | ValueError] = {}
+        self._scopes: dict[int, Attributes | ValueError] = {}
 
     def target(self, point: np.void) -> Target:
         """The target that a POINT is of. Raises ValueError where its resource is malformed or too large."""
         offset = int(point["resource_offset"])
         if offset not in self._targets:
-            raw = gather(self._raw, offset, int(point["resource_length"]), 1, _SUBMESSAGE, _MOST_BYTES)
-            self._targets[offset] = _target(raw)
-        return self._targets[offset]
+            try:
+                raw = gather(self._raw, offset, int(point["resource_length"]), 1, _SUBMESSAGE, _MOST_BYTES)
+                self._targets[offset] = _target(raw)
+            except ValueError as error:
+                self._targets[offset] = error
+        return _or_raise(self._targets[offset])
 
     def labels(self, point: np.void) -> Attributes:
         """All labels of a POINT, its own first. Raises ValueError where any of them is malformed."""
@@ -89,10 +97,19 @@ class Places:
     def _scope(self, point: np.void) -> Attributes:
         offset, length = int(point["scope_offset"]), int(point["scope_length"])
         if offset not in self._scopes:
-            scope = gather(self._raw, offset, length, 2, _SUBMESSAGE, _MOST_BYTES)
-            url = gather(self._raw, offset, length, 2, _SCHEMA_URL, _MOST_TEXT_BYTES, only_last=True)
-            self._scopes[offset] = _scope(scope, url)
-        return self._scopes[offset]
+            try:
+                scope = gather(self._raw, offset, length, 2, _SUBMESSAGE, _MOST_BYTES)
+                url = gather(self._raw, offset, length, 2, _SCHEMA_URL, _MOST_TEXT_BYTES, only_last=True)
+                self._scopes[offset] = _scope(scope, url)
+            except ValueError as error:
+                self._scopes[offset] = error
+        return _or_raise(self._scopes[offset])
+
+
+def _or_raise(found: T | ValueError) -> T:
+    if isinstance(found, ValueError):
+        raise found
+    return found
 
 
 def is_too_large(labels: Attributes) -> bool:
