@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from tidegauge.wire import metrics
 from tidegauge.wire.counts import count_points
 from tidegauge.wire.metrics import Data, Form
-from tidegauge.wire.points import EXEMPLAR, buckets, exemplars, gather
+from tidegauge.wire.points import EXEMPLAR, READING, exemplars, exponential, gather, histogram, summary
 from tidegauge.wire.protobuf import field, view
 
 SEED = np.uint64(7)
@@ -36,6 +37,28 @@ def scan(raw: bytes, seed: np.uint64 = SEED) -> Any:
 def bits(value: float) -> int:
     """NaNs are told apart by theirs."""
     return int(struct.unpack("<Q", struct.pack("<d", value))[0])
+
+
+def buckets(
+    raw: bytes, point: np.void, most: int
+) -> tuple[np.void, npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """A histogram's or summary's reading and lists: counts, bounds or quantiles, negative counts.
+
+    Raises:
+        ValueError: where a list has more than `most` elements, or the point is malformed.
+    """
+    counts, negative = np.zeros(most, np.int64), np.zeros(most, np.int64)
+    floats, reading = np.zeros(2 * most, np.float64), np.zeros(1, READING)
+    where = view(raw), int(point["offset"]), int(point["offset"]) + int(point["length"])
+    if point["data"] == 3:
+        error = histogram(*where, counts, floats[:most], reading[0])
+    elif point["data"] == 4:
+        error = exponential(*where, counts, negative, reading[0])
+    else:
+        error = summary(*where, floats, reading[0])
+    if error < 0:
+        raise ValueError(f"a data point is malformed or has more than {most} buckets")
+    return reading[0], counts, floats, negative
 
 
 def walk(raw: bytes) -> Iterator[tuple[Any, Any, Any, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from numba import njit, types
 
 from tidegauge.wire.metrics import POINT_T
@@ -311,25 +310,3 @@ def gather(
     if size < 0:
         raise ValueError(f"a field is malformed or has more than {most} bytes")
     return out[:size].tobytes()
-
-
-def buckets(
-    raw: bytes, point: np.void, most: int
-) -> tuple[np.void, npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """A histogram's or summary's reading and lists: counts, bounds or quantiles, negative counts.
-
-    Raises:
-        ValueError: where a list has more than `most` elements, or the point is malformed.
-    """
-    counts, negative = np.zeros(most, np.int64), np.zeros(most, np.int64)
-    floats, reading = np.zeros(2 * most, np.float64), np.zeros(1, READING)
-    where = view(raw), int(point["offset"]), int(point["offset"]) + int(point["length"])
-    if point["data"] == 3:
-        error = histogram(*where, counts, floats[:most], reading[0])
-    elif point["data"] == 4:
-        error = exponential(*where, counts, negative, reading[0])
-    else:
-        error = summary(*where, floats, reading[0])
-    if error < 0:
-        raise ValueError(f"a data point is malformed or has more than {most} buckets")
-    return reading[0], counts, floats, negative
