@@ -14,7 +14,8 @@ from tidegauge import config
 from tidegauge.batch import Batch, Points
 from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes, Kind, Metric, Number, Point
-from tidegauge.processors.accumulation import UNKNOWN, Scratch, fold
+from tidegauge.processors.accumulation import UNKNOWN, fold
+from tidegauge.processors.distributions import Scratch
 from tidegauge.processors.labelling import Places, Target, is_too_large
 from tidegauge.processors.readout import make_exemplars, read_point
 from tidegauge.processors.series import TAKEN_BY_OVERFLOW, Reason, Store, refusal
