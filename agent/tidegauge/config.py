@@ -131,6 +131,13 @@ class Latency(Settings, frozen=True, kw_only=True):
     timings: Timings = Timings()
 
 
+class ReceivedMetrics(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    max_series: Positive = 10_000
+    max_metrics: Positive = 1_000
+    stale_after: Duration = Duration("5m")
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     panes: Positive = 12
@@ -166,6 +173,7 @@ class Config(Settings, frozen=True, kw_only=True):
     pipeline: PipelineSettings = PipelineSettings()
     identity: IdentityAttributes = IdentityAttributes()
     latency: Latency = Latency()
+    metrics: ReceivedMetrics = ReceivedMetrics()
     drift: Drift = Drift()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}

@@ -36,6 +36,10 @@ def double(field: int, value: float) -> bytes:
     return varint(field << 3 | 1) + struct.pack("<d", value)
 
 
+def bits_of(value: float) -> int:
+    return int(struct.unpack("<Q", struct.pack("<d", value))[0])
+
+
 def message(field: int, payload: bytes) -> bytes:
     return varint(field << 3 | 2) + varint(len(payload)) + payload
 
@@ -180,9 +184,83 @@ resource = fields(
 )
 resource_spans = fields(sub(1, resource), sub(2, scope_spans), sub(2, scope_spans), text(3), least=1, most=4)
 
-points = fields(sub(1, st.just(b"")), st.builds(number, st.just(2), st.integers(0, 2)), most=3)
-metric = fields(text(1), *(sub(kind, points) for kind in (5, 7, 9, 10, 11)), most=4)
-scope_metrics = fields(sub(2, metric), text(3), most=3)
+# Bits of a fixed64, among them those of a double, NaN and infinity.
+bits = st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1), st.floats().map(bits_of))
+instant = st.integers(0, 3)
+flags = st.sampled_from([0, 1, 2**32 + 1])
+packed = st.lists(bits, max_size=4).map(lambda values: struct.pack(f"<{len(values)}Q", *values))
+varints = st.lists(st.integers(0, 2**64 - 1), max_size=4).map(lambda values: b"".join(map(varint, values)))
+exemplar = fields(
+    st.builds(fixed64, st.sampled_from([2, 3, 6]), bits),
+    sub(4, st.just(b"12345678")),
+    sub(5, st.binary(max_size=16)),
+)
+attribute = st.tuples(key, sub(2, text(1, st.sampled_from(["fraud", "churn"])))).map(b"".join)
+
+number_point = fields(
+    st.builds(fixed64, st.sampled_from([2, 3]), instant),
+    st.builds(fixed64, st.sampled_from([4, 6]), bits),
+    sub(5, exemplar),
+    sub(7, attribute),
+    st.builds(number, st.just(8), flags),
+)
+histogram_point = fields(
+    st.builds(fixed64, st.sampled_from([2, 3]), instant),
+    st.builds(fixed64, st.sampled_from([4, 5, 6, 7, 11, 12]), bits),
+    sub(6, packed),
+    sub(7, packed),
+    sub(8, exemplar),
+    sub(9, attribute),
+    st.builds(number, st.just(10), flags),
+    most=8,
+)
+scale = st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1))
+buckets = fields(
+    st.builds(number, st.just(1), scale), sub(2, varints), st.builds(number, st.just(2), scale), most=4
+)
+exponential_point = fields(
+    sub(1, attribute),
+    st.builds(fixed64, st.sampled_from([2, 3]), instant),
+    st.builds(fixed64, st.sampled_from([4, 5, 7, 12, 13, 14]), bits),
+    st.builds(number, st.just(6), scale),
+    sub(8, buckets),
+    sub(9, buckets),
+    st.builds(number, st.just(10), flags),
+    sub(11, exemplar),
+    most=8,
+)
+summary_point = fields(
+    st.builds(fixed64, st.sampled_from([2, 3]), instant),
+    st.builds(fixed64, st.sampled_from([4, 5]), bits),
+    sub(6, fields(st.builds(fixed64, st.sampled_from([1, 2]), bits), most=3)),
+    sub(7, attribute),
+    st.builds(number, st.just(8), flags),
+)
+
+
+def points_of(point: Bytes) -> Bytes:
+    return fields(
+        sub(1, point),
+        sub(1, point),
+        st.builds(number, st.just(2), st.sampled_from([0, 1, 2, 3, 2**32 + 2, 2**64 - 1])),
+        st.builds(number, st.just(3), st.integers(0, 2)),
+        most=4,
+    )
+
+
+metric = fields(
+    text(1),
+    text(2),
+    text(3),
+    sub(5, points_of(number_point)),
+    sub(7, points_of(number_point)),
+    sub(9, points_of(histogram_point)),
+    sub(10, points_of(exponential_point)),
+    sub(11, points_of(summary_point)),
+    most=5,
+)
+scope = fields(text(1), text(2), sub(3, attribute), most=3)
+scope_metrics = fields(sub(1, scope), sub(2, metric), sub(2, metric), text(3), most=4)
 resource_metrics = fields(sub(1, resource), sub(2, scope_metrics), most=3)
 
 log_record = fields(st.builds(fixed64, st.just(1), st.integers(0, 9)), sub(6, key_value), most=2)
