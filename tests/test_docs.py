@@ -23,6 +23,7 @@ from tidegauge.exporters.naming import metric_name
 from tidegauge.metric import Kind
 from tidegauge.pipeline import Pipeline
 from tidegauge.processors.latency import Latency
+from tidegauge.processors.logs import LogRecords
 from tidegauge.processors.report import METRICS
 from tidegauge.scrapers.gpu import FAMILIES
 from tidegauge.telemetry import COUNTERS, Telemetry
@@ -82,7 +83,9 @@ def metrics() -> list[tuple[str, str, Kind]]:
     """Name, unit and kind of each of them."""
     found = [(name, about.unit, about.kind) for name, about in METRICS.items()]
     found += [(name, family.unit, family.kind) for name, family in FAMILIES.items()]
-    collected = (*Latency(config.Latency()).collect(0), *asyncio.run(observed()).collect())
+    folded = (Latency(config.Latency()), LogRecords(config.Logs()))
+    collected = [metric for one in folded for metric in one.collect(0)]
+    collected += asyncio.run(observed()).collect()
     return found + [(one.name, one.unit, one.kind) for one in collected]
 
 

@@ -44,7 +44,7 @@ class Batch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Otlp:
-    """A received metrics or logs request: counted, forwarded, not yet read further."""
+    """A received metrics request: counted, forwarded, not yet read further."""
 
     receiver: str
     signal: Signal
@@ -76,6 +76,31 @@ class Spans:
     @property
     def nbytes(self) -> int:
         return len(self.raw) + self.columns.nbytes + self.marks.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """The log records of one OTLP logs request, as columns over its wire bytes.
+
+    `columns` is a structured array of `wire.logs.LOG`, one element per record; its offsets point into
+    `raw`, the request as received.
+    """
+
+    receiver: str
+    raw: bytes
+    columns: npt.NDArray[np.void]
+
+    @property
+    def signal(self) -> Signal:
+        return Signal.LOGS
+
+    @property
+    def items(self) -> int:
+        return len(self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.raw) + self.columns.nbytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,10 @@ class Latency(Settings, frozen=True, kw_only=True):
     max_series: Positive = 2_000
 
 
+class Logs(Settings, frozen=True, kw_only=True):
+    max_series: Positive = 1_000
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     panes: Positive = 12
@@ -137,6 +141,7 @@ class Config(Settings, frozen=True, kw_only=True):
     pipeline: PipelineSettings = PipelineSettings()
     identity: IdentityAttributes = IdentityAttributes()
     latency: Latency = Latency()
+    logs: Logs = Logs()
     drift: Drift = Drift()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}

@@ -7,9 +7,10 @@ import enum
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from tidegauge.batch import Batch, Otlp, Signal, Spans
+from tidegauge.batch import Batch, Logs, Otlp, Signal, Spans
 from tidegauge.config import IdentityAttributes
 from tidegauge.telemetry import Telemetry
+from tidegauge.wire import logs
 from tidegauge.wire.attributes import Keys
 from tidegauge.wire.counts import count_points, count_records
 from tidegauge.wire.traces import SPAN, scan
@@ -19,6 +20,8 @@ RETRY_DELAY_S = 1
 
 _INLINE_BYTES = 2**20
 """A smaller request is read on the event loop, in about a millisecond; a thread hop costs 0.1 ms."""
+
+_COLUMN_BYTES = {Signal.TRACES: SPAN.itemsize, Signal.LOGS: logs.LOG.itemsize}
 
 
 class Queue(Protocol):
@@ -98,7 +101,7 @@ class OtlpReceiver:
         """The items of a request, and its batch or why there is none. Runs on any thread."""
         try:
             items = count_points(raw) if signal is Signal.METRICS else count_records(raw)
-            nbytes = len(raw) + (items * SPAN.itemsize if signal is Signal.TRACES else 0)
+            nbytes = len(raw) + items * _COLUMN_BYTES.get(signal, 0)
             if not self._queue.fits(nbytes):
                 message = f"a request of {items} items takes {nbytes} bytes, more than pipeline.queue_size"
                 return items, Outcome(Verdict.TOO_LARGE, message)
@@ -106,6 +109,8 @@ class OtlpReceiver:
                 return items, Outcome(Verdict.QUEUE_FULL)  # before its columns are made
             if signal is Signal.TRACES:
                 return items, Spans(receiver, raw, *scan(raw, items, self._keys))
+            if signal is Signal.LOGS:
+                return items, Logs(receiver, raw, logs.scan(raw, items, self._keys))
             return items, Otlp(receiver, signal, items, nbytes)
         except ValueError as error:
             return 1, Outcome(Verdict.UNDECODABLE, f"not a valid OTLP {signal} request: {error}")

@@ -1,0 +1,194 @@
+"""Reads an OTLP logs request into columns, one element per log record, without decoding it into objects.
+
+Where it accepts a request, its columns hold what the protobuf library would read, by the rules of
+`wire.traces`: bodies, and the values of attributes that are not configured, are passed over by their length.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import njit, types
+
+from tidegauge.wire.attributes import ABSENT, ATTRIBUTES_T, FOUND, FOUND_T, LENGTHS_T, Keys, digest, mix, read
+from tidegauge.wire.counts import LEAVES, RESOURCES, SCOPES
+from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
+
+LOG = np.dtype(
+    [
+        ("time_ns", np.uint64),  # Unix time of the event, else of its observation; 0 where neither is set
+        ("key", np.uint64),  # hash of the severity and the four identity values
+        ("trace_high", np.uint64),  # the trace id's two halves and the span id, as big-endian numbers;
+        ("trace_low", np.uint64),  # 0 where an id is absent or of a wrong length
+        ("span_id", np.uint64),
+        ("value_offset", np.uint32, (4,)),  # of model, version, stage and data source,
+        ("value_length", np.uint32, (4,)),  # one field of an AnyValue each; length 0 where absent
+        ("severity_number", np.int32),  # LogRecord.severity_number as sent
+        ("severity", np.uint8),  # its place in SEVERITIES
+        ("is_event", np.bool_),  # it has an event_name
+    ],
+    align=True,
+)
+"""One log record. Offsets are bytes from the start of the request."""
+
+SEVERITIES = ("unspecified", "trace", "debug", "info", "warn", "error", "fatal")
+"""Four severity numbers each, from 1 on (logs data model, "Field: SeverityNumber")."""
+
+_RESOURCE, _RESOURCE_ATTRIBUTES = 0x0A, 0x0A
+_TIME, _SEVERITY, _TEXT, _ATTRIBUTES = 0x09, 0x10, 0x1A, 0x32
+_TRACE_ID, _SPAN_ID, _OBSERVED, _EVENT_NAME = 0x4A, 0x52, 0x59, 0x62
+
+_LOG_T = numba.from_dtype(LOG)
+
+
+def scan(raw: bytes, records: int, keys: Keys) -> npt.NDArray[np.void]:
+    """Read the `records` log records of a request, as counted by `count_records`, into an array of LOG.
+
+    Raises:
+        ValueError: where the request is not well-formed, with the reason.
+    """
+    columns = np.zeros(records, LOG)
+    own, inherited = np.zeros(4, FOUND), np.zeros(4, FOUND)
+    if check(_request(view(raw), *keys, own, inherited, columns)) != records:
+        raise ValueError(f"the request has not the {records} log records that were counted")
+    return columns
+
+
+@njit(types.uint64(BYTES, types.int64), **KERNEL)
+def _big_endian(buf, pos):  # type: ignore[no-untyped-def]
+    value = np.uint64(0)
+    for index in range(8):
+        value = (value << np.uint64(8)) | np.uint64(buf[np.uintp(pos + index)])
+    return value
+
+
+@njit(types.void(FOUND_T), **KERNEL)
+def _clear(found):  # type: ignore[no-untyped-def]
+    for slot in found:
+        slot.rank = ABSENT
+        slot.offset = 0
+        slot.length = 0
+
+
+@njit(types.void(BYTES, types.uint64, FOUND_T), **KERNEL)
+def _hash(buf, seed, found):  # type: ignore[no-untyped-def]
+    for slot in found:
+        start = np.int64(slot.offset)
+        slot.hash = digest(buf, start, start + np.int64(slot.length), seed)
+
+
+@njit(types.void(BYTES, types.uint64, FOUND_T, FOUND_T, _LOG_T), **KERNEL)
+def _identify(buf, seed, own, inherited, log):  # type: ignore[no-untyped-def]
+    """Resolve the severity, the four values, the record's own before its resource's, and the series key."""
+    if 1 <= log.severity_number <= 24:
+        log.severity = (log.severity_number + 3) // 4
+    key = mix(seed ^ np.uint64(log.severity))
+    for slot in range(4):
+        found = inherited[slot]
+        if own[slot].rank != ABSENT:
+            found = own[slot]
+            start = np.int64(found.offset)
+            found.hash = digest(buf, start, start + np.int64(found.length), seed)
+        log.value_offset[slot] = found.offset
+        log.value_length[slot] = found.length
+        key = mix(key ^ found.hash)
+    log.key = key
+
+
+@njit(
+    types.int64(BYTES, types.int64, types.int64, BYTES, ATTRIBUTES_T, LENGTHS_T, FOUND_T, _LOG_T),
+    **KERNEL,
+)
+def _record(buf, pos, end, text, attributes, by_length, own, log):  # type: ignore[no-untyped-def]
+    """Read one LogRecord, but for what `_identify` adds. Negative: an error."""
+    time_ns = observed_ns = np.uint64(0)
+    _clear(own)
+    while pos < end:
+        tag, value, start, pos = field(buf, pos, end, 3)
+        if pos < 0:
+            return pos
+        if tag == _ATTRIBUTES:
+            error = read(buf, start, pos, 4, text, attributes, by_length, False, own)
+            if error < 0:
+                return error
+        elif tag == _TIME:
+            time_ns = word(buf, start)
+        elif tag == _OBSERVED:
+            observed_ns = word(buf, start)
+        elif tag == _SEVERITY:
+            log.severity_number = np.int32(value)
+        elif tag == _TRACE_ID:
+            whole = pos - start == 16
+            log.trace_high = _big_endian(buf, start) if whole else np.uint64(0)
+            log.trace_low = _big_endian(buf, start + 8) if whole else np.uint64(0)
+        elif tag == _SPAN_ID:
+            log.span_id = _big_endian(buf, start) if pos - start == 8 else np.uint64(0)
+        elif tag in (_TEXT, _EVENT_NAME):
+            if not is_utf8(buf, start, pos):
+                return NOT_UTF8
+            if tag == _EVENT_NAME:
+                log.is_event = pos > start
+    log.time_ns = time_ns if time_ns != 0 else observed_ns
+    return 0
+
+
+@njit(
+    types.int64(BYTES, types.int64, types.int64, BYTES, ATTRIBUTES_T, LENGTHS_T, FOUND_T),
+    **KERNEL,
+)
+def _resource(buf, pos, end, text, attributes, by_length, inherited):  # type: ignore[no-untyped-def]
+    """Find the identity in the Resource of a ResourceLogs, wherever in it and in however many pieces."""
+    _clear(inherited)
+    while pos < end:
+        tag, _, inner, pos = field(buf, pos, end, 1)
+        if pos < 0:
+            return pos
+        while tag == _RESOURCE and inner < pos:
+            part, _, start, inner = field(buf, inner, pos, 2)
+            if inner < 0:
+                return inner
+            if part == _RESOURCE_ATTRIBUTES:
+                error = read(buf, start, inner, 3, text, attributes, by_length, True, inherited)
+                if error < 0:
+                    return error
+    return 0
+
+
+@njit(
+    types.int64(
+        BYTES, BYTES, ATTRIBUTES_T, LENGTHS_T, types.uint64, FOUND_T, FOUND_T, numba.from_dtype(LOG)[::1]
+    ),
+    **KERNEL,
+)
+def _request(buf, text, attributes, by_length, seed, own, inherited, columns):  # type: ignore[no-untyped-def]
+    """Fill `columns`, one element per record, and return how many there are. Negative: an error."""
+    count, pos, end = 0, 0, np.int64(buf.size)
+    while pos < end:
+        resources, _, inner, pos = field(buf, pos, end, 0)
+        if pos < 0:
+            return pos
+        if resources != RESOURCES:
+            continue
+        error = _resource(buf, inner, pos, text, attributes, by_length, inherited)
+        if error < 0:
+            return error
+        _hash(buf, seed, inherited)
+        while inner < pos:
+            scopes, _, leaf, inner = field(buf, inner, pos, 1)
+            # What is not well-formed at this level, _resource has refused.
+            while scopes == SCOPES and leaf < inner:
+                tag, _, start, leaf = field(buf, leaf, inner, 2)
+                if leaf < 0:
+                    return leaf
+                if tag != LEAVES:
+                    continue
+                if count == columns.size:
+                    return count + 1
+                log = columns[count]
+                error = _record(buf, start, leaf, text, attributes, by_length, own, log)
+                if error < 0:
+                    return error
+                _identify(buf, seed, own, inherited, log)
+                count += 1
+    return count
