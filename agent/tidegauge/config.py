@@ -102,6 +102,15 @@ class Latency(Settings, frozen=True, kw_only=True):
     max_series: Positive = 2_000
 
 
+class Stages(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    linger: Duration = Duration("5s")
+    max_duration: Duration = Duration("1m")
+    max_spans: Annotated[int, msgspec.Meta(ge=1024, le=2**24)] = 65_536
+    max_series: Positive = 2_000
+    cold_start_spans: tuple[str, ...] = ("model.load", "load_model")
+
+
 class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
@@ -141,6 +150,7 @@ class Config(Settings, frozen=True, kw_only=True):
     pipeline: PipelineSettings = PipelineSettings()
     identity: IdentityAttributes = IdentityAttributes()
     latency: Latency = Latency()
+    stages: Stages = Stages()
     logs: Logs = Logs()
     drift: Drift = Drift()
     references: tuple[Reference, ...] = ()
