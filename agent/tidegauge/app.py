@@ -88,7 +88,7 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         if config.scrapers.nvml.enabled:
             await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
         forward = None if forwarder is None else forwarder.offer
-        otlp = OtlpReceiver(pipeline, telemetry, config.identity, forward)
+        otlp = OtlpReceiver(pipeline, telemetry, config.identity, forward, config.latency.timings)
         flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
         grace_s = 0.15 * drain_s
         http = await stack.enter_async_context(HttpReceiver(config.receivers.http, otlp, grace_s=grace_s))

@@ -97,9 +97,29 @@ class IdentityAttributes(Settings, frozen=True, kw_only=True):
     data_source: tuple[str, ...] = ("data_source", "model.data_source")
 
 
+class Timings(Settings, frozen=True, kw_only=True):
+    """Span attributes that tell parts of a request: the first one present counts. One for each Mark."""
+
+    time_to_first_token: tuple[str, ...] = (
+        "gen_ai.latency.time_to_first_token",
+        "gen_ai.response.time_to_first_chunk",
+    )
+    time_per_output_token: tuple[str, ...] = ("time_per_token",)
+    queue: tuple[str, ...] = ("gen_ai.latency.time_in_queue", "queue_time")
+    prefill: tuple[str, ...] = ("gen_ai.latency.time_in_model_prefill",)
+    decode: tuple[str, ...] = ("gen_ai.latency.time_in_model_decode",)
+    inference: tuple[str, ...] = ("gen_ai.latency.time_in_model_inference", "inference_time")
+    validation: tuple[str, ...] = ("validation_time",)
+    total: tuple[str, ...] = ("gen_ai.latency.e2e", "total_time")
+    input_tokens: tuple[str, ...] = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
+    output_tokens: tuple[str, ...] = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
+    cold_start: tuple[str, ...] = ("faas.coldstart",)
+
+
 class Latency(Settings, frozen=True, kw_only=True):
     spans: Literal["requests", "all"] = "requests"
     max_series: Positive = 2_000
+    timings: Timings = Timings()
 
 
 class Stages(Settings, frozen=True, kw_only=True):

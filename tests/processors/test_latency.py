@@ -19,7 +19,7 @@ from tidegauge.wire.attributes import Keys
 from tidegauge.wire.counts import count_records
 from tidegauge.wire.traces import scan
 
-KEYS = Keys.of(config.IdentityAttributes())
+KEYS = Keys.of(config.IdentityAttributes(), config.Timings())
 INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
 START_NS = 1_700_000_000 * 10**9
 

@@ -17,7 +17,7 @@ from tidegauge.wire.attributes import Keys
 from tidegauge.wire.counts import count_records
 from tidegauge.wire.logs import scan
 
-KEYS = Keys.of(config.IdentityAttributes())
+KEYS = Keys.of(config.IdentityAttributes(), config.Timings())
 NAMES = ("trace", "debug", "info", "warn", "error", "fatal")
 
 

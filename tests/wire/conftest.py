@@ -80,11 +80,13 @@ def text(field: int, strategy: st.SearchStrategy[str] | None = None) -> Bytes:
     )
 
 
+TEXTS = ["", "fraud", "2.1", "ü", "12.3ms", "850µs", "870ns", "1.5s", "7us", "-1e3", "1e999", "3 s", "."]
+
 any_value = fields(
-    text(1, st.sampled_from(["", "fraud", "2.1", "ü"])),
+    text(1, st.sampled_from(TEXTS)),
     st.builds(number, st.just(2), st.integers(0, 2)),
     st.builds(number, st.just(3), st.integers(-3, 3)),
-    st.builds(double, st.just(4), st.floats(allow_nan=False)),
+    st.builds(double, st.just(4), st.floats()),
     sub(5, st.just(b"")),
     sub(6, st.just(b"")),
     sub(7, st.binary(max_size=3)),
@@ -108,6 +110,23 @@ KEYS = [
     "model.nam",
     "http.route",
     "",
+    "gen_ai.latency.time_to_first_token",
+    "gen_ai.response.time_to_first_chunk",
+    "time_per_token",
+    "queue_time",
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.prompt_tokens",
+    "faas.coldstart",
+]
+
+EVENTS = [
+    "QUEUE_START",
+    "COMPUTE_START",
+    "COMPUTE_INPUT_END",
+    "COMPUTE_OUTPUT_START",
+    "COMPUTE_END",
+    "REQUEST_STAR",
+    "exception",
 ]
 
 key = text(1, st.sampled_from(KEYS))
@@ -118,21 +137,43 @@ key_value = st.one_of(
 
 status = fields(text(2), st.builds(number, st.just(3), st.sampled_from([0, 1, 2, 3, 2**32 + 2])), most=2)
 
+event = fields(
+    st.builds(fixed64, st.just(1), st.integers(0, 2**64 - 1)),
+    text(2, st.sampled_from(EVENTS)),
+    text(2, st.sampled_from(EVENTS)),
+    sub(3, key_value),
+    st.builds(number, st.just(4), st.integers(0, 3)),
+    least=1,
+    most=4,
+)
+link = fields(sub(1, st.binary(max_size=16)), text(3), sub(4, key_value), most=3)
+
+
+def an_id(length: int) -> Bytes:
+    """Mostly of the right length; all zero too, which stands for none."""
+    right = st.one_of(st.binary(min_size=length, max_size=length), st.just(bytes(length)))
+    return st.one_of(right, st.binary(max_size=length + 2))
+
+
 span = fields(
-    sub(1, st.binary(max_size=16)),
-    sub(4, st.sampled_from([b"", bytes(8), b"12345678"])),
+    sub(1, an_id(16)),
+    sub(2, an_id(8)),
+    sub(4, an_id(8)),
     text(5),
     st.builds(number, st.just(6), st.sampled_from([0, 1, 2, 3, 4, 5, 2**32 + 2, 2**64 - 1])),
     st.builds(fixed64, st.just(7), st.integers(0, 2**64 - 1)),
     st.builds(fixed64, st.just(8), st.integers(0, 2**64 - 1)),
     sub(9, key_value),
     sub(9, key_value),
+    sub(11, event),
+    sub(13, link),
     sub(15, status),
     least=3,
     most=12,
 )
 
-scope_spans = fields(sub(1, st.just(b"")), sub(2, span), sub(2, span), text(3), least=1, most=4)
+scope = fields(text(1, st.sampled_from(["", "triton-server", "triton-serveR", "other"])), text(2), most=3)
+scope_spans = fields(sub(1, scope), sub(2, span), sub(2, span), text(3), least=1, most=4)
 resource = fields(
     sub(1, key_value), sub(1, key_value), st.builds(number, st.just(2), st.integers(0, 9)), most=4
 )

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from tidegauge.config import IdentityAttributes
+from tidegauge.config import IdentityAttributes, Timings
 from tidegauge.identity import Identity
 from tidegauge.wire import logs, traces
 from tidegauge.wire.attributes import Keys
 from tidegauge.wire.counts import count_records
 
 IDENTITY = IdentityAttributes()
-KEYS = Keys.of(IDENTITY)
+KEYS = Keys.of(IDENTITY, Timings())
 FALLBACKS = (("service.name",), ("service.version",), (), ())
 
 Scalar = tuple[str, Any]

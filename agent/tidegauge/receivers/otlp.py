@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from tidegauge.batch import Batch, Logs, Otlp, Signal, Spans
-from tidegauge.config import IdentityAttributes
+from tidegauge.config import IdentityAttributes, Timings
 from tidegauge.telemetry import Telemetry
 from tidegauge.wire import logs
 from tidegauge.wire.attributes import Keys
@@ -64,10 +64,11 @@ class OtlpReceiver:
         telemetry: Telemetry,
         identity: IdentityAttributes,
         forward: Callable[[Signal, bytes, int], None] | None = None,
+        timings: Timings | None = None,
     ) -> None:
         self._queue = queue
         self._telemetry = telemetry
-        self._keys = Keys.of(identity)
+        self._keys = Keys.of(identity, Timings() if timings is None else timings)
         self._forward = forward
         # One large request is read at a time, for its columns may be larger than the request itself.
         self._turn = asyncio.Lock()

@@ -11,8 +11,20 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
-from tidegauge.wire.attributes import ABSENT, ATTRIBUTES_T, FOUND, FOUND_T, LENGTHS_T, Keys, digest, mix, read
+from tidegauge.wire.attributes import (
+    ATTRIBUTES_T,
+    FOUND,
+    FOUND_T,
+    IDENTITY_SLOTS,
+    LENGTHS_T,
+    MARK_SLOTS,
+    Keys,
+    digest,
+    mix,
+    read,
+)
 from tidegauge.wire.counts import LEAVES, RESOURCES, SCOPES
+from tidegauge.wire.marks import Mark
 from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
 
 LOG = np.dtype(
@@ -39,6 +51,8 @@ _RESOURCE, _RESOURCE_ATTRIBUTES = 0x0A, 0x0A
 _TIME, _SEVERITY, _TEXT, _ATTRIBUTES = 0x09, 0x10, 0x1A, 0x32
 _TRACE_ID, _SPAN_ID, _OBSERVED, _EVENT_NAME = 0x4A, 0x52, 0x59, 0x62
 
+_SLOTS = MARK_SLOTS + max(Mark) + 1  # `read` notes marks too
+
 _LOG_T = numba.from_dtype(LOG)
 
 
@@ -49,7 +63,7 @@ def scan(raw: bytes, records: int, keys: Keys) -> npt.NDArray[np.void]:
         ValueError: where the request is not well-formed, with the reason.
     """
     columns = np.zeros(records, LOG)
-    own, inherited = np.zeros(4, FOUND), np.zeros(4, FOUND)
+    own, inherited = np.zeros(_SLOTS, FOUND), np.zeros(_SLOTS, FOUND)
     if check(_request(view(raw), *keys, own, inherited, columns)) != records:
         raise ValueError(f"the request has not the {records} log records that were counted")
     return columns
@@ -63,36 +77,35 @@ def _big_endian(buf, pos):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(types.void(FOUND_T), **KERNEL)
-def _clear(found):  # type: ignore[no-untyped-def]
-    for slot in found:
-        slot.rank = ABSENT
-        slot.offset = 0
-        slot.length = 0
+@njit(types.void(BYTES, types.uint64, types.int64, FOUND_T), **KERNEL)
+def _hash(buf, seed, seen, found):  # type: ignore[no-untyped-def]
+    """Hash the identity's values; those not seen become empty, with a hash of 0."""
+    for slot in range(IDENTITY_SLOTS):
+        value = found[slot]
+        if seen >> slot & 1:
+            start = np.int64(value.offset)
+            value.hash = digest(buf, start, start + np.int64(value.length), seed)
+        else:
+            value.offset = value.length = 0
+            value.hash = 0
 
 
-@njit(types.void(BYTES, types.uint64, FOUND_T), **KERNEL)
-def _hash(buf, seed, found):  # type: ignore[no-untyped-def]
-    for slot in found:
-        start = np.int64(slot.offset)
-        slot.hash = digest(buf, start, start + np.int64(slot.length), seed)
-
-
-@njit(types.void(BYTES, types.uint64, FOUND_T, FOUND_T, _LOG_T), **KERNEL)
-def _identify(buf, seed, own, inherited, log):  # type: ignore[no-untyped-def]
+@njit(types.void(BYTES, types.uint64, types.int64, FOUND_T, FOUND_T, _LOG_T), **KERNEL)
+def _identify(buf, seed, seen, own, inherited, log):  # type: ignore[no-untyped-def]
     """Resolve the severity, the four values, the record's own before its resource's, and the series key."""
     if 1 <= log.severity_number <= 24:
         log.severity = (log.severity_number + 3) // 4
     key = mix(seed ^ np.uint64(log.severity))
-    for slot in range(4):
-        found = inherited[slot]
-        if own[slot].rank != ABSENT:
-            found = own[slot]
-            start = np.int64(found.offset)
-            found.hash = digest(buf, start, start + np.int64(found.length), seed)
-        log.value_offset[slot] = found.offset
-        log.value_length[slot] = found.length
-        key = mix(key ^ found.hash)
+    for slot in range(IDENTITY_SLOTS):
+        value = inherited[slot]
+        hashed = value.hash
+        if seen >> slot & 1:
+            value = own[slot]
+            start = np.int64(value.offset)
+            hashed = digest(buf, start, start + np.int64(value.length), seed)
+        log.value_offset[slot] = value.offset
+        log.value_length[slot] = value.length
+        key = mix(key ^ hashed)
     log.key = key
 
 
@@ -101,17 +114,17 @@ def _identify(buf, seed, own, inherited, log):  # type: ignore[no-untyped-def]
     **KERNEL,
 )
 def _record(buf, pos, end, text, attributes, by_length, own, log):  # type: ignore[no-untyped-def]
-    """Read one LogRecord, but for what `_identify` adds. Negative: an error."""
+    """Read one LogRecord, but for what `_identify` adds, and return the slots seen. Negative: an error."""
     time_ns = observed_ns = np.uint64(0)
-    _clear(own)
+    seen = 0
     while pos < end:
         tag, value, start, pos = field(buf, pos, end, 3)
         if pos < 0:
             return pos
         if tag == _ATTRIBUTES:
-            error = read(buf, start, pos, 4, text, attributes, by_length, False, own)
-            if error < 0:
-                return error
+            seen = read(buf, start, pos, 4, text, attributes, by_length, False, seen, own)
+            if seen < 0:
+                return seen
         elif tag == _TIME:
             time_ns = word(buf, start)
         elif tag == _OBSERVED:
@@ -130,7 +143,7 @@ def _record(buf, pos, end, text, attributes, by_length, own, log):  # type: igno
             if tag == _EVENT_NAME:
                 log.is_event = pos > start
     log.time_ns = time_ns if time_ns != 0 else observed_ns
-    return 0
+    return seen
 
 
 @njit(
@@ -138,8 +151,11 @@ def _record(buf, pos, end, text, attributes, by_length, own, log):  # type: igno
     **KERNEL,
 )
 def _resource(buf, pos, end, text, attributes, by_length, inherited):  # type: ignore[no-untyped-def]
-    """Find the identity in the Resource of a ResourceLogs, wherever in it and in however many pieces."""
-    _clear(inherited)
+    """Find the identity in the Resource of a ResourceLogs, wherever in it and in however many pieces.
+
+    Returns the slots seen. Negative: an error.
+    """
+    seen = 0
     while pos < end:
         tag, _, inner, pos = field(buf, pos, end, 1)
         if pos < 0:
@@ -149,10 +165,10 @@ def _resource(buf, pos, end, text, attributes, by_length, inherited):  # type: i
             if inner < 0:
                 return inner
             if part == _RESOURCE_ATTRIBUTES:
-                error = read(buf, start, inner, 3, text, attributes, by_length, True, inherited)
-                if error < 0:
-                    return error
-    return 0
+                seen = read(buf, start, inner, 3, text, attributes, by_length, True, seen, inherited)
+                if seen < 0:
+                    return seen
+    return seen
 
 
 @njit(
@@ -170,10 +186,10 @@ def _request(buf, text, attributes, by_length, seed, own, inherited, columns):  
             return pos
         if resources != RESOURCES:
             continue
-        error = _resource(buf, inner, pos, text, attributes, by_length, inherited)
-        if error < 0:
-            return error
-        _hash(buf, seed, inherited)
+        seen = _resource(buf, inner, pos, text, attributes, by_length, inherited)
+        if seen < 0:
+            return seen
+        _hash(buf, seed, seen, inherited)
         while inner < pos:
             scopes, _, leaf, inner = field(buf, inner, pos, 1)
             # What is not well-formed at this level, _resource has refused.
@@ -186,9 +202,9 @@ def _request(buf, text, attributes, by_length, seed, own, inherited, columns):  
                 if count == columns.size:
                     return count + 1
                 log = columns[count]
-                error = _record(buf, start, leaf, text, attributes, by_length, own, log)
-                if error < 0:
-                    return error
-                _identify(buf, seed, own, inherited, log)
+                seen = _record(buf, start, leaf, text, attributes, by_length, own, log)
+                if seen < 0:
+                    return seen
+                _identify(buf, seed, seen, own, inherited, log)
                 count += 1
     return count
