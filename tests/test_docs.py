@@ -25,6 +25,7 @@ from tidegauge.pipeline import Pipeline
 from tidegauge.processors.latency import Latency
 from tidegauge.processors.logs import LogRecords
 from tidegauge.processors.report import METRICS
+from tidegauge.processors.stages import Stages
 from tidegauge.scrapers.gpu import FAMILIES
 from tidegauge.telemetry import COUNTERS, Telemetry
 
@@ -83,7 +84,7 @@ def metrics() -> list[tuple[str, str, Kind]]:
     """Name, unit and kind of each of them."""
     found = [(name, about.unit, about.kind) for name, about in METRICS.items()]
     found += [(name, family.unit, family.kind) for name, family in FAMILIES.items()]
-    folded = (Latency(config.Latency()), LogRecords(config.Logs()))
+    folded = (Latency(config.Latency()), Stages(config.Stages()), LogRecords(config.Logs()))
     collected = [metric for one in folded for metric in one.collect(0)]
     collected += asyncio.run(observed()).collect()
     return found + [(one.name, one.unit, one.kind) for one in collected]

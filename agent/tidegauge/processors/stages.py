@@ -212,9 +212,10 @@ class Stages:
     def _attributes_of(self, series: np.void) -> Attributes:
         more = {"operation": self._names[series["operation"]]}
         if series["family"] in (breakdown.TIME, breakdown.ERRORS):
-            what = "stage" if series["family"] == breakdown.TIME else "cause"
+            # The identity has an attribute `stage` already: where the model stands.
+            what = "span" if series["family"] == breakdown.TIME else "cause"
             more[what] = self._names[series["name"]]
-        return self._identities[series["identity"]].attributes(**more)
+        return self._identities[int(series["identity"])].attributes(**more)
 
     def _sums(self) -> list[Metric]:
         points: list[list[Number]] = [[] for _ in _FAMILIES]
