@@ -473,6 +473,28 @@ def test_sums_equal_those_of_the_trees_in_any_order_and_split(batches: list[list
     assert gauge(stages, "held", 0) == 0
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.integers(20, 3000), st.randoms(use_true_random=False))
+def test_many_children_that_overlap_cover_their_union(children: int, random: Any) -> None:
+    spans = [span("POST", 1, 0, 0, 10**5, kind=SERVER)]
+    for place in range(children):
+        spans.append(span("child", place + 2, 1, random.randrange(10**5), random.randrange(100)))
+    own = set(range(10**5))
+    for child in spans[1:]:
+        own -= set(range(child["start"], child["start"] + child["duration"]))
+    random.shuffle(spans)
+    found = times(resolved(*spans), "POST")
+    assert found["POST"] == pytest.approx(len(own) / 1e9)
+    assert found["child"] == pytest.approx(sum(one["duration"] for one in spans) / 1e9 - 1e-4)
+
+
+def test_a_long_chain_is_one_request() -> None:
+    chain = [span("step", place, place - 1, place, 60_000 - 2 * place) for place in range(1, 20_001)]
+    found = resolved(*reversed(chain))
+    assert found["requests", key("step")] == 1
+    assert times(found, "step")["step"] == pytest.approx(chain[0]["duration"] / 1e9)
+
+
 def test_the_order_of_arrival_does_not_matter() -> None:
     spans = [span(f"s{place}", place + 1, place, place, 40 - 2 * place) for place in range(15)]
     one, other = Counter(resolved(*spans)), Counter(resolved(*reversed(spans)))

@@ -92,10 +92,21 @@ def cursor() -> npt.NDArray[np.void]:
 @njit(types.uint64(types.uint64, types.uint64, types.uint64), **_KERNEL)
 def trace_hash(high, low, seed):  # type: ignore[no-untyped-def]
     """Seeded, so that no sender can choose which traces are left out."""
-    return mix(low ^ mix(high ^ seed))
+    return mix(low ^ high * np.uint64(0x9E3779B97F4A7C15) ^ seed)
 
 
 _CURSOR_T = numba.from_dtype(_CURSOR)
+
+
+@njit(types.boolean(numba.from_dtype(MARK)[::1], _CURSOR_T, types.int64), **_KERNEL)
+def _is_cold(marks, at, place):  # type: ignore[no-untyped-def]
+    """Whether a mark says so of the span; the cursor moves on behind the span's marks."""
+    is_cold = False
+    while at.mark < marks.size and np.int64(marks[at.mark].span) <= place:
+        mark = marks[at.mark]
+        is_cold = is_cold or (mark.span == place and mark.mark == _COLD_START and mark.value != 0)
+        at.mark += 1
+    return is_cold
 
 
 @njit(
@@ -115,21 +126,21 @@ _CURSOR_T = numba.from_dtype(_CURSOR)
     **_KERNEL,
 )
 def _admit(spans, marks, at, held, count, table, labels, full, seed, threshold, tally):  # type: ignore[no-untyped-def]
-    while at.span < spans.size:
-        span = spans[np.uintp(at.span)]
+    stopped, sampled, place = DONE, 0, at.span
+    while place < spans.size:
+        span = spans[np.uintp(place)]
         trace = trace_hash(span.trace_high, span.trace_low, seed)
-        if (span.trace_high | span.trace_low) == 0 or span.span_id == 0:
+        if trace > threshold:
+            sampled += 1
+        elif (span.trace_high | span.trace_low) == 0 or span.span_id == 0:
             tally[_UNIDENTIFIED] += 1
-        elif trace > threshold:
-            tally[_SAMPLED] += 1
         elif span.start_ns == 0:
             tally[_UNTIMED] += 1
         else:
             label = table[find(table, span.key)].series
-            if label < 0 and not full:
-                return UNKNOWN, count
-            if count == held.size:
-                return FULL, count
+            if (label < 0 and not full) or count == held.size:
+                stopped = FULL if count == held.size else UNKNOWN
+                break
             label = max(label, 0)
             row = held[np.uintp(count)]
             count += 1
@@ -144,14 +155,11 @@ def _admit(spans, marks, at, held, count, table, labels, full, seed, threshold, 
             row.is_root = span.is_root
             row.failed = span.status == 1
             row.has_model = span.has_model
-            row.is_cold = labels[np.uintp(label)].is_cold
-            while at.mark < marks.size and np.int64(marks[at.mark].span) <= at.span:
-                mark = marks[at.mark]
-                if mark.mark == _COLD_START and np.int64(mark.span) == at.span and mark.value != 0:
-                    row.is_cold = True
-                at.mark += 1
-        at.span += 1
-    return DONE, count
+            row.is_cold = _is_cold(marks, at, place) or labels[np.uintp(label)].is_cold
+        place += 1
+    at.span = place
+    tally[_SAMPLED] += sampled
+    return stopped, count
 
 
 @njit(

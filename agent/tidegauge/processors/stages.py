@@ -13,7 +13,7 @@ from tidegauge import config
 from tidegauge.batch import Batch, Spans
 from tidegauge.identity import OVERFLOW, UNKNOWN_MODEL, Identity
 from tidegauge.metric import Attributes, Kind, Metric, Number, attributes
-from tidegauge.processors import breakdown
+from tidegauge.processors import breakdown, trees
 from tidegauge.processors.held import (
     DONE,
     FULL,
@@ -61,7 +61,7 @@ class Stages:
         self._enabled = settings.enabled
         self._start_ns = time.time_ns() if start_ns is None else start_ns
         self._cold_names = frozenset(settings.cold_start_spans)
-        self._limits = np.zeros(1, breakdown.LIMITS)
+        self._limits = np.zeros(1, trees.LIMITS)
         self._limits["linger_ns"] = round(settings.linger * 1e9)
         self._limits["max_duration_ns"] = round(settings.max_duration * 1e9)
         # A child may have come as early as its request began, and the request one linger after its end.
@@ -75,9 +75,9 @@ class Stages:
         size = settings.max_spans if settings.enabled else 0
         slots = 1 << (2 * size).bit_length()
         # Pages that were never written take no memory.
-        self._held, self._nodes = np.zeros(size, HELD), np.zeros(size, breakdown.NODE)
+        self._held, self._nodes = np.zeros(size, HELD), np.zeros(size, trees.NODE)
         self._places, self._sizes = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-        self._members, self._starts = np.zeros(size, np.int32), np.zeros(size, np.uint64)
+        self._members = np.zeros(size, np.int32)
         self._count = 0
         self._tally = np.zeros(len(Outcome), np.int64)
 
@@ -139,7 +139,7 @@ class Stages:
     def _resolve(self, now_ns: int) -> None:
         self._limits["now_ns"] = now_ns
         slots = 1 << (2 * self._count).bit_length()
-        chosen = breakdown.link(
+        chosen = trees.link(
             self._held,
             self._count,
             self._places[:slots],
@@ -147,14 +147,12 @@ class Stages:
             self._limits[0],
             self._tally,
             self._members,
-            self._starts,
         )
-        order = np.argsort(self._starts[:chosen])
         breakdown.resolve(
             self._held,
             self._nodes,
             self._labels,
-            self._members[:chosen][order],
+            self._members[:chosen],
             self._series_table,
             self._series,
             self._used,
