@@ -477,8 +477,10 @@ def test_sums_equal_those_of_the_trees_in_any_order_and_split(batches: list[list
 @given(st.integers(20, 3000), st.randoms(use_true_random=False))
 def test_many_children_that_overlap_cover_their_union(children: int, random: Any) -> None:
     spans = [span("POST", 1, 0, 0, 10**5, kind=SERVER)]
-    for place in range(children):
-        spans.append(span("child", place + 2, 1, random.randrange(10**5), random.randrange(100)))
+    spans += [
+        span("child", place + 2, 1, random.randrange(10**5), random.randrange(100))
+        for place in range(children)
+    ]
     own = set(range(10**5))
     for child in spans[1:]:
         own -= set(range(child["start"], child["start"] + child["duration"]))
