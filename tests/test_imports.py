@@ -31,7 +31,7 @@ EXCEPTIONS = {("publisher", "pipeline")}
 
 CLOSED = {
     "stats": {"numpy", "numba", "llvmlite"},
-    "wire": {"numpy", "numba"},
+    "wire": {"numpy", "numba", "llvmlite"},
     "baked": {"numba"},
     "footprint": {"numba"},
 }

@@ -14,7 +14,8 @@ from numba import njit, types
 
 from tidegauge.config import IdentityAttributes, Timings
 from tidegauge.wire.marks import BOOL, DOUBLE, INT, STRING, number
-from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, field, is_utf8, word
+from tidegauge.wire.protobuf import BYTES, INLINE, KERNEL, NOT_UTF8, field, is_utf8, tail, word
+from tidegauge.wire.words import fold
 
 ATTRIBUTE = np.dtype(
     [
@@ -44,6 +45,7 @@ FOUND = np.dtype(
 IDENTITY_SLOTS = MARK_SLOTS = 4
 
 _SERVICE = 2**31 - 1
+_ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
 _KEY, _VALUE = 0x0A, 0x12
 _ARRAY, _MAP, _BINARY, _STRING_INDEX = 0x2A, 0x32, 0x3A, 0x40
 
@@ -97,18 +99,15 @@ def mix(value):  # type: ignore[no-untyped-def]
     return value ^ (value >> np.uint64(31))
 
 
-@njit(types.uint64(BYTES, types.int64, types.int64, types.uint64), **KERNEL)
+@njit(types.uint64(BYTES, types.int64, types.int64, types.uint64), **INLINE)
 def digest(buf, pos, end, seed):  # type: ignore[no-untyped-def]
-    """A 64-bit hash of [pos, end)."""
-    hashed = mix(seed ^ np.uint64(end - pos))
-    while pos + 8 <= end:
-        hashed = mix(hashed ^ word(buf, pos))
-        pos += 8
-    tail = np.uint64(0)
-    while pos < end:
-        tail = (tail << np.uint64(8)) | np.uint64(buf[pos])
-        pos += 1
-    return mix(hashed ^ tail)
+    """A 64-bit hash of [pos, end), by multiplying and folding as wyhash does (Wang Yi 2019)."""
+    # Every factor has a secret in it: one that a sender could make zero would wipe out the other.
+    other = seed * _ODD
+    hashed = seed ^ np.uint64(end - pos)
+    for place in range(pos, end - 8, 8):
+        hashed = fold(hashed ^ word(buf, place), other)
+    return fold(hashed ^ tail(buf, pos, end), other)
 
 
 @njit(
@@ -136,17 +135,33 @@ def _merge(buf, pos, end, level, offset, length):  # type: ignore[no-untyped-def
     return offset, length
 
 
-@njit(types.UniTuple(types.int64, 2)(BYTES, types.int64, types.int64, types.int64), **KERNEL)
-def _key(buf, pos, end, level):  # type: ignore[no-untyped-def]
-    """Where the key of a KeyValue lies, (offset, end), the last one if there are several."""
-    offset, stop = 0, 0
+@njit(types.UniTuple(types.int64, 3)(BYTES, types.int64, types.int64, types.int64), **KERNEL)
+def _any_key(buf, pos, end, level):  # type: ignore[no-untyped-def]
+    offset, stop, begin = 0, 0, pos
     while pos < end:
         tag, _, start, pos = field(buf, pos, end, level)
         if pos < 0:
-            return pos, 0
+            return pos, 0, 0
         if tag == _KEY:
             offset, stop = start, pos
-    return offset, stop
+    return offset, stop, begin
+
+
+@njit(types.UniTuple(types.int64, 3)(BYTES, types.int64, types.int64, types.int64), **INLINE)
+def _key(buf, pos, end, level):  # type: ignore[no-untyped-def]
+    """Where the key of a KeyValue lies, the last one if there are several, and what holds its value.
+
+    (offset, end, from where on to look for the value). A negative offset is an error.
+    """
+    if pos + 4 <= end:
+        # As libraries write it: a short key, and after it a short value that ends the message.
+        length = np.int64(buf[np.uintp(pos + 1)])
+        key, behind = pos + 2, pos + 2 + length
+        if buf[np.uintp(pos)] == _KEY and length < 0x80 and behind + 2 <= end:
+            size = np.int64(buf[np.uintp(behind + 1)])
+            if buf[np.uintp(behind)] == _VALUE and size < 0x80 and behind + 2 + size == end:
+                return key, behind, behind
+    return _any_key(buf, pos, end, level)
 
 
 @njit(types.UniTuple(types.int64, 2)(BYTES, types.int64, types.int64, types.int64), **KERNEL)
@@ -164,10 +179,11 @@ def _value(buf, pos, end, level):  # type: ignore[no-untyped-def]
 
 @njit(types.boolean(BYTES, types.int64, BYTES, types.int64, types.int64), **KERNEL)
 def equal(buf, pos, text, offset, length):  # type: ignore[no-untyped-def]
-    # From the end: keys of one length share prefixes such as gen_ai. more often than suffixes.
-    while length > 0 and buf[pos + length - 1] == text[offset + length - 1]:
-        length -= 1
-    return length == 0
+    """Whether `length` bytes at `pos` of `buf` and at `offset` of `text` are the same."""
+    for index in range(0, length - 8, 8):
+        if word(buf, pos + index) != word(text, offset + index):
+            return False
+    return tail(buf, pos, pos + length) == tail(text, offset, offset + length)
 
 
 @njit(
@@ -215,7 +231,7 @@ def _note(buf, pos, end, level, slot, rank, seen, found):  # type: ignore[no-unt
         types.int64,
         FOUND_T,
     ),
-    **KERNEL,
+    **INLINE,
 )
 def read(buf, pos, end, level, text, attributes, by_length, is_resource, seen, found):  # type: ignore[no-untyped-def]
     """Read a KeyValue at `level`; note its value where its key counts, and return the slots seen.
@@ -224,21 +240,22 @@ def read(buf, pos, end, level, text, attributes, by_length, is_resource, seen, f
     a map, bytes, an empty string, nothing) is as absent, and for a mark one that is no finite number.
     Negative: an error.
     """
-    key, key_end = _key(buf, pos, end, level)
+    key, key_end, rest = _key(buf, pos, end, level)
     if key < 0:
         return key
     length = key_end - key
     if length + 1 >= by_length.size:
         return seen
-    for index in range(by_length[length], by_length[length + 1]):
-        attribute = attributes[index]
-        slot = np.int64(attribute.slot)
-        if not (attribute.on_resource if is_resource else attribute.on_span):
+    last = tail(buf, key, key_end)
+    for index in range(by_length[np.uintp(length)], by_length[np.uintp(length + 1)]):
+        attribute = attributes[np.uintp(index)]
+        if attribute.tail != last or not (attribute.on_resource if is_resource else attribute.on_span):
             continue
+        slot = np.int64(attribute.slot)
         if seen >> slot & 1 and attribute.rank >= found[slot].rank:
             continue
-        if equal(buf, key, text, attribute.offset, length):
-            seen = _note(buf, pos, end, level, slot, attribute.rank, seen, found)
+        if length <= 8 or equal(buf, key, text, attribute.offset, length):
+            seen = _note(buf, rest, end, level, slot, attribute.rank, seen, found)
             if seen < 0:
                 return seen
     return seen

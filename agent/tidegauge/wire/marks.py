@@ -66,7 +66,7 @@ def _exponent(buf, pos, end):  # type: ignore[no-untyped-def]
         if not 0x30 <= buf[pos] <= 0x39:
             return _NO_POWER
         if power < 10**6:  # which is beyond every double
-            power = power * 10 + np.int64(buf[pos]) - 0x30
+            power = power * 10 + int(buf[pos]) - 0x30
         pos += 1
     return -power if negative else power
 

@@ -28,12 +28,12 @@ from tidegauge.wire.attributes import (
     Keys,
     digest,
     equal,
-    mix,
     read,
 )
 from tidegauge.wire.counts import LEAVES, RESOURCES, SCOPES
 from tidegauge.wire.marks import MARK, Mark, event
-from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
+from tidegauge.wire.protobuf import BYTES, INLINE, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
+from tidegauge.wire.words import fold, swap
 
 __all__ = ["MARK", "SCOPES_KNOWN", "SPAN", "Mark", "Scanned", "identity", "operation", "scan"]
 
@@ -146,16 +146,6 @@ def _status(buf, pos, end, status):  # type: ignore[no-untyped-def]
     return status
 
 
-@njit(types.uint64(BYTES, types.int64, types.int64), **KERNEL)
-def _number(buf, pos, end):  # type: ignore[no-untyped-def]
-    """An id of eight bytes as a big-endian number; 0 for one of another length."""
-    value = np.uint64(0)
-    if end - pos == 8:
-        for index in range(8):
-            value = value << np.uint64(8) | np.uint64(buf[pos + index])
-    return value
-
-
 @njit(types.int64(BYTES, types.int64, types.int64), **KERNEL)
 def _known_scope(buf, pos, end):  # type: ignore[no-untyped-def]
     for place in range(1, _SCOPE_ENDS.size):
@@ -196,7 +186,7 @@ def _hash(buf, seed, seen, found):  # type: ignore[no-untyped-def]
 def _identify(buf, seed, seen, own, inherited, span):  # type: ignore[no-untyped-def]
     """Resolve the four values, the span's own before its resource's, and the series key."""
     name = np.int64(span.name_offset)
-    key = mix(digest(buf, name, name + np.int64(span.name_length), seed) ^ np.uint64(span.status))
+    key = digest(buf, name, name + np.int64(span.name_length), seed) ^ np.uint64(span.status)
     for slot in range(IDENTITY_SLOTS):
         value = inherited[slot]
         hashed = value.hash
@@ -206,7 +196,7 @@ def _identify(buf, seed, seen, own, inherited, span):  # type: ignore[no-untyped
             hashed = digest(buf, offset, offset + np.int64(value.length), seed)
         span.value_offset[slot] = value.offset
         span.value_length[slot] = value.length
-        key = mix(key ^ hashed)
+        key = fold(key ^ hashed, seed)
     span.key = key
     span.has_model = seen & 1 != 0
 
@@ -238,18 +228,17 @@ def _event(buf, pos, end, seen, own):  # type: ignore[no-untyped-def]
     return seen | 1 << slot
 
 
-@njit(types.void(BYTES, types.int64, types.int64, types.int64, _SPAN_T), **KERNEL)
+@njit(types.void(BYTES, types.int64, types.int64, types.int64, _SPAN_T), **INLINE)
 def _ids(buf, tag, pos, end, span):  # type: ignore[no-untyped-def]
     """Read the field [pos, end) where it is one of the span's three ids."""
     if tag == _TRACE:
-        middle = pos + 8
         is_id = end - pos == 16
-        span.trace_high = _number(buf, pos, middle) if is_id else np.uint64(0)
-        span.trace_low = _number(buf, middle, end) if is_id else np.uint64(0)
+        span.trace_high = swap(word(buf, pos)) if is_id else np.uint64(0)
+        span.trace_low = swap(word(buf, pos + 8)) if is_id else np.uint64(0)
     elif tag == _ID:
-        span.span_id = _number(buf, pos, end)
+        span.span_id = swap(word(buf, pos)) if end - pos == 8 else np.uint64(0)
     elif tag == _PARENT:
-        span.parent_id = _number(buf, pos, end)
+        span.parent_id = swap(word(buf, pos)) if end - pos == 8 else np.uint64(0)
         span.is_root = _is_zero(buf, pos, end)
 
 
