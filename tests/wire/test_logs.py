@@ -103,11 +103,15 @@ def read(raw: bytes, column: np.void) -> Expected:
     )
 
 
+def columns(raw: bytes) -> list[Expected]:
+    return [read(raw, column) for column in scan(raw)]
+
+
 def test_columns_equal_what_protobuf_reads(wire: SimpleNamespace) -> None:
     @settings(max_examples=300, deadline=None)
     @given(wire.logs)
     def check(raw: bytes) -> None:
-        assert [read(raw, column) for column in scan(raw)] == walk(raw)
+        assert columns(raw) == walk(raw)
 
     check()
 
@@ -129,7 +133,7 @@ def test_mutated_bytes_agree_or_are_refused(wire: SimpleNamespace) -> None:
             with contextlib.suppress(ValueError):
                 scan(broken)
         else:
-            assert [read(broken, column) for column in scan(broken)] == found
+            assert columns(broken) == found
 
     check()
 

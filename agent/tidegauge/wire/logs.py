@@ -26,6 +26,7 @@ from tidegauge.wire.attributes import (
 from tidegauge.wire.counts import LEAVES, RESOURCES, SCOPES
 from tidegauge.wire.marks import Mark
 from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
+from tidegauge.wire.words import swap
 
 LOG = np.dtype(
     [
@@ -67,14 +68,6 @@ def scan(raw: bytes, records: int, keys: Keys) -> npt.NDArray[np.void]:
     if check(_request(view(raw), *keys, own, inherited, columns)) != records:
         raise ValueError(f"the request has not the {records} log records that were counted")
     return columns
-
-
-@njit(types.uint64(BYTES, types.int64), **KERNEL)
-def _big_endian(buf, pos):  # type: ignore[no-untyped-def]
-    value = np.uint64(0)
-    for index in range(8):
-        value = (value << np.uint64(8)) | np.uint64(buf[np.uintp(pos + index)])
-    return value
 
 
 @njit(types.void(BYTES, types.uint64, types.int64, FOUND_T), **KERNEL)
@@ -133,10 +126,10 @@ def _record(buf, pos, end, text, attributes, by_length, own, log):  # type: igno
             log.severity_number = np.int32(value)
         elif tag == _TRACE_ID:
             whole = pos - start == 16
-            log.trace_high = _big_endian(buf, start) if whole else np.uint64(0)
-            log.trace_low = _big_endian(buf, start + 8) if whole else np.uint64(0)
+            log.trace_high = swap(word(buf, start)) if whole else np.uint64(0)
+            log.trace_low = swap(word(buf, start + 8)) if whole else np.uint64(0)
         elif tag == _SPAN_ID:
-            log.span_id = _big_endian(buf, start) if pos - start == 8 else np.uint64(0)
+            log.span_id = swap(word(buf, start)) if pos - start == 8 else np.uint64(0)
         elif tag in (_TEXT, _EVENT_NAME):
             if not is_utf8(buf, start, pos):
                 return NOT_UTF8
