@@ -81,6 +81,7 @@ def text(field: int, strategy: st.SearchStrategy[str] | None = None) -> Bytes:
 
 
 TEXTS = ["", "fraud", "2.1", "ü", "12.3ms", "850µs", "870ns", "1.5s", "7us", "-1e3", "1e999", "3 s", "."]
+TEXTS += ["a text of twenty bytes", "x" * 200, "µ" * 70]
 
 any_value = fields(
     text(1, st.sampled_from(TEXTS)),

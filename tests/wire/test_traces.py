@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import decimal
 import math
 import re
@@ -195,7 +194,7 @@ def test_columns_equal_what_protobuf_reads(wire: SimpleNamespace) -> None:
     check()
 
 
-def test_mutated_bytes_agree_or_are_refused(wire: SimpleNamespace) -> None:
+def test_mutated_bytes_are_read_alike_or_refused_by_both(wire: SimpleNamespace) -> None:
     mutations = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3)
 
     @settings(max_examples=500, deadline=None)
@@ -208,8 +207,7 @@ def test_mutated_bytes_agree_or_are_refused(wire: SimpleNamespace) -> None:
         try:
             found = walk(broken)
         except DecodeError:
-            # The scanner may pass over what protobuf refuses, but only by accepting or by ValueError.
-            with contextlib.suppress(ValueError):
+            with pytest.raises(ValueError):  # noqa: PT011
                 scan(broken)
         else:
             assert columns(broken) == found
@@ -440,6 +438,6 @@ def test_marks_denser_than_there_is_room_for_at_first_are_all_read() -> None:
     keys = Keys.of(IDENTITY, timings)
     raw = one_span({chr(97 + place): place for place in range(11)}, {}) * 50
     scanned = traces.scan(raw, 50, keys)
-    assert len(scanned.marks) == 550 > len(raw) // 64
+    assert len(scanned.marks) == 550 > len(raw) // 32
     assert scanned.marks.nbytes <= 3 * len(raw)
     assert columns(raw, keys) == walk(raw, IDENTITY, timings)

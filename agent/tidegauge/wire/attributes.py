@@ -14,7 +14,18 @@ from numba import njit, types
 
 from tidegauge.config import IdentityAttributes, Timings
 from tidegauge.wire.marks import BOOL, DOUBLE, INT, STRING, number
-from tidegauge.wire.protobuf import BYTES, INLINE, KERNEL, NOT_UTF8, field, is_utf8, tail, word
+from tidegauge.wire.protobuf import (
+    BYTES,
+    INLINE,
+    KERNEL,
+    NOT_UTF8,
+    field,
+    is_ascii,
+    is_utf8,
+    tail,
+    varint,
+    word,
+)
 from tidegauge.wire.words import fold
 
 ATTRIBUTE = np.dtype(
@@ -147,26 +158,60 @@ def _any_key(buf, pos, end, level):  # type: ignore[no-untyped-def]
     return offset, stop, begin
 
 
+@njit(types.int64(BYTES, types.int64, types.int64), **INLINE)
+def _behind(buf, pos, end):  # type: ignore[no-untyped-def]
+    """Where the key ends in a KeyValue as libraries write it; 0 where it is written otherwise.
+
+    That is a key, then a value that ends the message, each of less than 128 bytes.
+    """
+    if pos + 4 > end:
+        return 0
+    length = np.int64(buf[np.uintp(pos + 1)])
+    behind = pos + 2 + length
+    if buf[np.uintp(pos)] != _KEY or length >= 0x80 or behind + 2 > end:
+        return 0
+    size = np.int64(buf[np.uintp(behind + 1)])
+    return behind if buf[np.uintp(behind)] == _VALUE and size < 0x80 and behind + 2 + size == end else 0
+
+
+@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+def _is_plain_value(buf, pos, end):  # type: ignore[no-untyped-def]
+    if pos + 2 > end:
+        return pos == end
+    tag, size = buf[np.uintp(pos)], np.int64(buf[np.uintp(pos + 1)])
+    if tag == STRING:
+        return size < 0x80 and pos + 2 + size == end and is_ascii(buf, pos + 2, end)
+    if tag in (INT, BOOL):
+        return varint(buf, pos + 1, end)[1] == end
+    return tag == DOUBLE and pos + 9 == end
+
+
+@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+def is_plain(buf, pos, end):  # type: ignore[no-untyped-def]
+    """Whether a KeyValue is one of those that are well-formed at a glance, as nearly all are."""
+    behind = _behind(buf, pos, end)
+    return behind > 0 and is_ascii(buf, pos + 2, behind) and _is_plain_value(buf, behind + 2, end)
+
+
 @njit(types.UniTuple(types.int64, 3)(BYTES, types.int64, types.int64, types.int64), **INLINE)
 def _key(buf, pos, end, level):  # type: ignore[no-untyped-def]
     """Where the key of a KeyValue lies, the last one if there are several, and what holds its value.
 
     (offset, end, from where on to look for the value). A negative offset is an error.
     """
-    if pos + 4 <= end:
-        # As libraries write it: a short key, and after it a short value that ends the message.
-        length = np.int64(buf[np.uintp(pos + 1)])
-        key, behind = pos + 2, pos + 2 + length
-        if buf[np.uintp(pos)] == _KEY and length < 0x80 and behind + 2 <= end:
-            size = np.int64(buf[np.uintp(behind + 1)])
-            if buf[np.uintp(behind)] == _VALUE and size < 0x80 and behind + 2 + size == end:
-                return key, behind, behind
+    behind = _behind(buf, pos, end)
+    if behind > 0:
+        return pos + 2, behind, behind
     return _any_key(buf, pos, end, level)
 
 
 @njit(types.UniTuple(types.int64, 2)(BYTES, types.int64, types.int64, types.int64), **KERNEL)
 def _value(buf, pos, end, level):  # type: ignore[no-untyped-def]
     """Where the value of a well-formed KeyValue lies, (offset, length), merged from all its pieces."""
+    inner = pos + 2
+    is_short = inner <= end and buf[pos] == _VALUE and buf[pos + 1] < 0x80
+    if is_short and inner + np.int64(buf[pos + 1]) == end and _is_plain_value(buf, inner, end):
+        return inner, 0 if end - inner == 2 and buf[inner] == STRING else end - inner
     offset, length = 0, 0
     while pos < end:
         tag, _, start, pos = field(buf, pos, end, level)

@@ -92,13 +92,14 @@ def _power(buf, pos, end):  # type: ignore[no-untyped-def]
 @njit(types.float64(types.float64, types.int64), **KERNEL)
 def _scaled(value, power):  # type: ignore[no-untyped-def]
     # Divided rather than multiplied by 1e-3, which is no double; in two steps where 10**power is none.
+    # And to a real power: numba multiplies its way to a whole one, which is off by a bit beyond 1e22.
     if power < -300:
-        return value / 1e300 / 10.0 ** min(-power - 300, 308)
+        return value / 1e300 / 10.0 ** np.float64(min(-power - 300, 308))
     if power < 0:
-        return value / 10.0**-power
+        return value / 10.0 ** np.float64(-power)
     if power > 308:
         return np.inf if value > 0 else value
-    return value * 10.0**power
+    return value * 10.0 ** np.float64(power)
 
 
 @njit(types.float64(BYTES, types.int64, types.int64), **KERNEL)

@@ -223,9 +223,15 @@ def _is_any_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
 
 
 @njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
-def is_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
-    """Whether [pos, end) is well-formed UTF-8 (RFC 3629: shortest forms only, no surrogates)."""
+def is_ascii(buf, pos, end):  # type: ignore[no-untyped-def]
+    """Whether every byte of [pos, end) is below 128."""
     bits = tail(buf, pos, end)
     for place in range(pos, end - 8, 8):
         bits |= load(buf, place)
-    return bits & _NOT_ASCII == 0 or _is_any_utf8(buf, pos, end)
+    return bits & _NOT_ASCII == 0
+
+
+@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+def is_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
+    """Whether [pos, end) is well-formed UTF-8 (RFC 3629: shortest forms only, no surrogates)."""
+    return is_ascii(buf, pos, end) or _is_any_utf8(buf, pos, end)
