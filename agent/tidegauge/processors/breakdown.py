@@ -8,8 +8,7 @@ from numba import njit, types
 
 from tidegauge.processors.held import HELD_T, LABELS_T
 from tidegauge.processors.trees import NODES_T
-from tidegauge.stats.keyed import ENTRIES_T, find, insert
-from tidegauge.wire.attributes import mix
+from tidegauge.stats.keyed import ENTRIES_T, find, insert, mix
 
 SERIES = np.dtype(
     [

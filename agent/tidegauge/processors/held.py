@@ -10,9 +10,8 @@ import numpy.typing as npt
 from numba import carray, njit, types
 
 from tidegauge.batch import Spans
-from tidegauge.stats.keyed import ENTRIES_T, find
+from tidegauge.stats.keyed import ENTRIES_T, find, mix
 from tidegauge.stats.pointers import as_pointer
-from tidegauge.wire.attributes import mix
 from tidegauge.wire.traces import MARK, SPAN, Mark
 
 HELD = np.dtype(

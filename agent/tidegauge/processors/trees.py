@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, types
 
 from tidegauge.processors.held import DISCARDED, HELD_T, Outcome
-from tidegauge.wire.attributes import mix
+from tidegauge.stats.keyed import mix
 
 NODE = np.dtype(
     [

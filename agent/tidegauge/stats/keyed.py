@@ -30,6 +30,14 @@ def doubled(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return larger
 
 
+@njit(types.uint64(types.uint64), **_KERNEL)
+def mix(value):  # type: ignore[no-untyped-def]
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014), a bijection: a key of what is no hash yet."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
 @njit(types.int64(ENTRIES_T, types.uint64), **_KERNEL)
 def find(table, key):  # type: ignore[no-untyped-def]
     """The slot that has the key, or the free one where it belongs. Keys are hashes already."""

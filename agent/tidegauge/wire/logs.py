@@ -1,7 +1,6 @@
 """Reads an OTLP logs request into columns, one element per log record, without decoding it into objects.
 
-Where it accepts a request, its columns hold what the protobuf library would read, by the rules of
-`wire.traces`: bodies, and the values of attributes that are not configured, are passed over by their length.
+It accepts what the protobuf library accepts, and its columns hold what that would read.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba import njit, types
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tidegauge.wire.attributes import (
     ATTRIBUTES_T,
@@ -20,13 +20,13 @@ from tidegauge.wire.attributes import (
     MARK_SLOTS,
     Keys,
     digest,
-    mix,
     read,
 )
 from tidegauge.wire.counts import LEAVES, RESOURCES, SCOPES
 from tidegauge.wire.marks import Mark
-from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
-from tidegauge.wire.words import swap
+from tidegauge.wire.protobuf import BYTES, KERNEL, check, field, view, word
+from tidegauge.wire.schema import Schema
+from tidegauge.wire.words import fold, swap
 
 LOG = np.dtype(
     [
@@ -49,9 +49,10 @@ SEVERITIES = ("unspecified", "trace", "debug", "info", "warn", "error", "fatal")
 """Four severity numbers each, from 1 on (logs data model, "Field: SeverityNumber")."""
 
 _RESOURCE, _RESOURCE_ATTRIBUTES = 0x0A, 0x0A
-_TIME, _SEVERITY, _TEXT, _ATTRIBUTES = 0x09, 0x10, 0x1A, 0x32
+_TIME, _SEVERITY, _ATTRIBUTES = 0x09, 0x10, 0x32
 _TRACE_ID, _SPAN_ID, _OBSERVED, _EVENT_NAME = 0x4A, 0x52, 0x59, 0x62
 
+_SCHEMA = Schema(ExportLogsServiceRequest.DESCRIPTOR)
 _SLOTS = MARK_SLOTS + max(Mark) + 1  # `read` notes marks too
 
 _LOG_T = numba.from_dtype(LOG)
@@ -63,6 +64,7 @@ def scan(raw: bytes, records: int, keys: Keys) -> npt.NDArray[np.void]:
     Raises:
         ValueError: where the request is not well-formed, with the reason.
     """
+    _SCHEMA.check(raw)
     columns = np.zeros(records, LOG)
     own, inherited = np.zeros(_SLOTS, FOUND), np.zeros(_SLOTS, FOUND)
     if check(_request(view(raw), *keys, own, inherited, columns)) != records:
@@ -88,7 +90,7 @@ def _identify(buf, seed, seen, own, inherited, log):  # type: ignore[no-untyped-
     """Resolve the severity, the four values, the record's own before its resource's, and the series key."""
     if 1 <= log.severity_number <= 24:
         log.severity = (log.severity_number + 3) // 4
-    key = mix(seed ^ np.uint64(log.severity))
+    key = fold(np.uint64(log.severity) ^ seed, seed)
     for slot in range(IDENTITY_SLOTS):
         value = inherited[slot]
         hashed = value.hash
@@ -98,7 +100,7 @@ def _identify(buf, seed, seen, own, inherited, log):  # type: ignore[no-untyped-
             hashed = digest(buf, start, start + np.int64(value.length), seed)
         log.value_offset[slot] = value.offset
         log.value_length[slot] = value.length
-        key = mix(key ^ hashed)
+        key = fold(key ^ hashed, seed)
     log.key = key
 
 
@@ -130,11 +132,8 @@ def _record(buf, pos, end, text, attributes, by_length, own, log):  # type: igno
             log.trace_low = swap(word(buf, start + 8)) if whole else np.uint64(0)
         elif tag == _SPAN_ID:
             log.span_id = swap(word(buf, start)) if pos - start == 8 else np.uint64(0)
-        elif tag in (_TEXT, _EVENT_NAME):
-            if not is_utf8(buf, start, pos):
-                return NOT_UTF8
-            if tag == _EVENT_NAME:
-                log.is_event = pos > start
+        elif tag == _EVENT_NAME:
+            log.is_event = pos > start
     log.time_ns = time_ns if time_ns != 0 else observed_ns
     return seen
 
