@@ -73,7 +73,7 @@ class Stages:
         self._peak = 0
 
         size = settings.max_spans if settings.enabled else 0
-        slots = 1 << (2 * size).bit_length()
+        slots = _slots(size)
         # Pages that were never written take no memory.
         self._held, self._nodes = np.zeros(size, HELD), np.zeros(size, trees.NODE)
         self._places, self._sizes = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
@@ -92,7 +92,7 @@ class Stages:
         overflows = len(_FAMILIES)
         self._series = np.zeros(settings.max_series + overflows, breakdown.SERIES)
         self._series["family"][:overflows] = range(overflows)
-        self._series_table = free(1 << (2 * len(self._series)).bit_length())
+        self._series_table = free(_slots(len(self._series)))
         self._used = np.array([overflows], np.int64)
         self._attributes: list[Attributes] = [OVERFLOW] * overflows
 
@@ -138,7 +138,7 @@ class Stages:
 
     def _resolve(self, now_ns: int) -> None:
         self._limits["now_ns"] = now_ns
-        slots = 1 << (2 * self._count).bit_length()
+        slots = _slots(self._count)
         chosen = trees.link(
             self._held,
             self._count,
@@ -247,6 +247,11 @@ class Stages:
 
 def _metric(name: str, *rest: Any) -> Metric:
     return Metric(f"tidegauge.stages.{name}", *rest)
+
+
+def _slots(count: int) -> int:
+    """Twice the count, up to the next power of two: a hash table half full at most."""
+    return 1 << max(2 * count - 1, 1).bit_length()
 
 
 def _intern(known: dict[Any, int], values: list[Any], value: Any) -> int:
