@@ -54,6 +54,8 @@ GRANTED = {
     "wire.otlp_json": {"google", "opentelemetry", "msgspec"},
     # One attribute's value, once per new series.
     "wire.traces": {"opentelemetry"},
+    # What to validate, from the messages' own descriptors.
+    "wire.logs": {"opentelemetry"},
 }
 
 

@@ -43,16 +43,6 @@ class Batch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Otlp:
-    """A received logs request: counted, forwarded, not read further."""
-
-    receiver: str
-    signal: Signal
-    items: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Spans:
     """The spans of one OTLP trace request, as columns over its wire bytes.
 
@@ -82,8 +72,7 @@ class Spans:
 class Points:
     """The data points of one OTLP metrics request, as columns over its wire bytes.
 
-    `columns` is a structured array of `wire.metrics.POINT`, one element per data point; its offsets
-    point into `raw`, the request as received.
+    `columns` is a structured array of `wire.metrics.POINT`; its offsets point into `raw`, the request as it came.
     """
 
     receiver: str
@@ -93,6 +82,30 @@ class Points:
     @property
     def signal(self) -> Signal:
         return Signal.METRICS
+
+    @property
+    def items(self) -> int:
+        return len(self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.raw) + self.columns.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """The log records of one OTLP logs request, as columns over its wire bytes.
+
+    `columns` is a structured array of `wire.logs.LOG`; its offsets point into `raw`, the request as it came.
+    """
+
+    receiver: str
+    raw: bytes
+    columns: npt.NDArray[np.void]
+
+    @property
+    def signal(self) -> Signal:
+        return Signal.LOGS
 
     @property
     def items(self) -> int:

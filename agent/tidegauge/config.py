@@ -138,6 +138,19 @@ class ReceivedMetrics(Settings, frozen=True, kw_only=True):
     stale_after: Duration = Duration("5m")
 
 
+class Stages(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    linger: Duration = Duration("5s")
+    max_duration: Duration = Duration("1m")
+    max_spans: Annotated[int, msgspec.Meta(ge=1024, le=2**24)] = 65_536
+    max_series: Positive = 2_000
+    cold_start_spans: tuple[str, ...] = ("model.load", "load_model")
+
+
+class Logs(Settings, frozen=True, kw_only=True):
+    max_series: Positive = 1_000
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     panes: Positive = 12
@@ -174,6 +187,8 @@ class Config(Settings, frozen=True, kw_only=True):
     identity: IdentityAttributes = IdentityAttributes()
     latency: Latency = Latency()
     metrics: ReceivedMetrics = ReceivedMetrics()
+    stages: Stages = Stages()
+    logs: Logs = Logs()
     drift: Drift = Drift()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}

@@ -6,19 +6,21 @@ from bisect import bisect_left
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tidegauge import config
-from tidegauge.batch import Otlp, Signal, Spans
+from tidegauge.batch import Points, Spans
 from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes, Exemplar, ExponentialHistogram, Kind
 from tidegauge.processors.latency import Latency
 from tidegauge.stats.exponential import explicit_bounds
 from tidegauge.wire.attributes import Keys
 from tidegauge.wire.counts import count_records
+from tidegauge.wire.metrics import POINT
 from tidegauge.wire.traces import scan
 
 KEYS = Keys.of(config.IdentityAttributes(), config.Timings())
@@ -133,7 +135,7 @@ def test_a_span_without_a_start_is_left_out_and_one_that_ends_early_lasts_0() ->
 
 def test_other_signals_are_ignored() -> None:
     latency = Latency(config.Latency())
-    assert latency.update(Otlp("otlp_grpc", Signal.METRICS, 3, 10)) == {}
+    assert latency.update(Points("otlp_grpc", b"", np.zeros(3, POINT))) == {}
     assert counts(latency) == {}
 
 
@@ -299,5 +301,5 @@ def test_a_point_and_its_attributes_are_the_same_objects_until_it_changes() -> N
 def test_many_batches_are_folded_as_one() -> None:
     latency = Latency(config.Latency())
     batches = [spans({"name": f"op{number}", "start": number % 2 and START_NS}) for number in range(40)]
-    assert latency.update(*batches, Otlp("otlp_grpc", Signal.METRICS, 3, 10)) == {"untimed": 20}
+    assert latency.update(*batches, Points("otlp_grpc", b"", np.zeros(3, POINT))) == {"untimed": 20}
     assert counts(latency) == {key("fraud", f"op{number}"): 1 for number in range(1, 40, 2)}

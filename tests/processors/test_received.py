@@ -6,12 +6,14 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
-from tidegauge.batch import Otlp, Signal
+from tidegauge.batch import Logs
 from tidegauge.metric import Exemplar, ExponentialHistogram, Histogram, Kind, Metric, Number, Summary
 from tidegauge.units import Duration
+from tidegauge.wire.logs import LOG
 
 DELTA, CUMULATIVE = 1, 2
 MINUTE = 60 * 10**9
@@ -83,7 +85,7 @@ def test_a_summary_is_as_it_was_sent(otlp: SimpleNamespace) -> None:
 
 
 def test_other_signals_are_ignored(otlp: SimpleNamespace) -> None:
-    assert otlp.received().update(Otlp("otlp_grpc", Signal.LOGS, 3, 100)) == {}
+    assert otlp.received().update(Logs("otlp_grpc", b"", np.zeros(3, LOG))) == {}
 
 
 def test_labels_are_the_point_s_the_scope_s_and_job_and_instance(otlp: SimpleNamespace) -> None:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from tidegauge import config
-from tidegauge.batch import Otlp, Signal, Spans
+from tidegauge.batch import Points, Spans
 from tidegauge.metric import ExponentialHistogram, Kind, Number
 from tidegauge.processors.quantities import QUANTITIES
 from tidegauge.processors.requests import TRITON
 from tidegauge.processors.timings import Timings
+from tidegauge.wire.metrics import POINT
 from tidegauge.wire.traces import MARK, SPAN, Mark
 
 INTERNAL, SERVER = 1, 2
@@ -112,7 +113,7 @@ def test_names_units_kinds_and_start() -> None:
 
 
 def test_other_signals_and_spans_without_marks_are_ignored() -> None:
-    assert fold(Otlp("otlp_grpc", Signal.METRICS, 3, 10), batch(One(), One())) == {}  # type: ignore[arg-type]
+    assert fold(Points("otlp_grpc", b"", np.zeros(3, POINT)), batch(One(), One())) == {}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -263,8 +263,21 @@ scope = fields(text(1), text(2), sub(3, attribute), most=3)
 scope_metrics = fields(sub(1, scope), sub(2, metric), sub(2, metric), text(3), most=4)
 resource_metrics = fields(sub(1, resource), sub(2, scope_metrics), most=3)
 
-log_record = fields(st.builds(fixed64, st.just(1), st.integers(0, 9)), sub(6, key_value), most=2)
-resource_logs = fields(sub(1, resource), sub(2, fields(sub(2, log_record), text(3), most=3)), most=3)
+log_record = fields(
+    st.builds(fixed64, st.just(1), st.sampled_from([0, 1, 2**64 - 1])),
+    st.builds(number, st.just(2), st.sampled_from([*range(-1, 26), 2**32 + 9])),
+    text(3),
+    sub(5, any_value),
+    sub(6, key_value),
+    sub(6, key_value),
+    sub(9, st.sampled_from([b"", bytes(16), b"0123456789abcdef", b"short"])),
+    sub(10, st.sampled_from([b"", b"12345678", b"123456789"])),
+    st.builds(fixed64, st.just(11), st.sampled_from([0, 3, 2**63])),
+    text(12),
+    most=10,
+)
+scope_logs = fields(sub(1, st.just(b"")), sub(2, log_record), sub(2, log_record), text(3), most=3)
+resource_logs = fields(sub(1, resource), sub(2, scope_logs), sub(2, scope_logs), most=4)
 
 
 @pytest.fixture(scope="session")
