@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 import tidegauge
-from bench import records, scrape, spans, startup
+from bench import records, relay, scrape, spans, startup
 from bench.figure import Figure, show
 
 
@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[[bool], Iterable[Figure | str]]] = {
     "startup": lambda quick: startup.measure(rounds=1 if quick else 5, seconds=5 if quick else 10),
     "records": lambda quick: records.measure(rounds=1 if quick else 5, batches=500 if quick else 1500),
     "spans": lambda quick: spans.measure(rounds=1 if quick else 5, requests=1000 if quick else 3000),
+    "relay": lambda quick: relay.measure(rounds=1 if quick else 5, requests=1000),
     "scrape": lambda quick: scrape.measure(rounds=1 if quick else 3, seconds=5 if quick else 10),
 }
 

@@ -16,7 +16,10 @@ import pyarrow.flight as fl
 
 from bench.payload import MODEL, VERSION, span_request
 
-TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_SERVICES = "/opentelemetry.proto.collector"
+TRACES = f"{_SERVICES}.trace.v1.TraceService/Export"
+METRICS = f"{_SERVICES}.metrics.v1.MetricsService/Export"
+LOGS = f"{_SERVICES}.logs.v1.LogsService/Export"
 IN_FLIGHT = 8
 BACK_OFF_S = 0.02
 
