@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 import tidegauge
-from bench import records, relay, scrape, spans, startup
+from bench import export, records, relay, scrape, spans, startup
 from bench.figure import Figure, show
 
 
@@ -42,6 +42,7 @@ PARTS: dict[str, Callable[[bool], Iterable[Figure | str]]] = {
     "records": lambda quick: records.measure(rounds=1 if quick else 5, batches=500 if quick else 1500),
     "spans": lambda quick: spans.measure(rounds=1 if quick else 5, requests=1000 if quick else 3000),
     "relay": lambda quick: relay.measure(rounds=1 if quick else 5, requests=1000),
+    "export": lambda quick: export.measure(rounds=1 if quick else 5, seconds=5),
     "scrape": lambda quick: scrape.measure(rounds=1 if quick else 3, seconds=5 if quick else 10),
 }
 

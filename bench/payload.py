@@ -41,15 +41,15 @@ def _column(random: np.random.Generator, column: int) -> npt.NDArray[np.float64]
             return np.where(random.random(ROWS) < 0.5, 0.0, random.exponential(10, ROWS))
 
 
-def span_request(operations: int = 5) -> bytes:
-    """A request of 512 server spans of about 394 bytes, the last two attributes being the identity."""
+def span_request(operations: int = 5, count: int = SPANS) -> bytes:
+    """A request of `count` server spans of about 394 bytes, the last two attributes being the identity."""
     random = np.random.default_rng(7)
     request = ExportTraceServiceRequest()
     resource = request.resource_spans.add()
     resource.resource.attributes.append(_text("service.name", "bench"))
     spans = resource.scope_spans.add()
     spans.scope.name = "opentelemetry.instrumentation.fastapi"
-    for index in range(SPANS):
+    for index in range(count):
         start_ns = 1_700_000_000_000_000_000 + index * 1_000_000
         spans.spans.append(
             Span(

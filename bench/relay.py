@@ -6,9 +6,6 @@ time of each process from the first request until the sink has all that was sent
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ from bench.collector import COUNT, VARIANTS, Collector, MissingError, binary
 from bench.figure import Figure
 from bench.payload import SPANS
 from bench.process import Agent, Child, wait_for
+from bench.sender import run
 from bench.sink import Sink
 
 WARM_UP = 50  # requests, in which each makes its series and fills its caches
@@ -54,13 +52,12 @@ class Record:
         self.sent = 0
         self.send(WARM_UP)
 
-    def send(self, requests: int) -> float:
+    def send(self, requests: int, spans: int = SPANS) -> float:
         """Send, wait until all is handed on or nothing more comes, and return the seconds of sending."""
-        command = [sys.executable, "-m", "bench.sender", "spans", str(self.subject.port), str(requests)]
-        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        self.sent += requests * SPANS
+        wall_s = run("spans", self.subject.port, requests, spans)
+        self.sent += requests * spans
         self.subject.sink.settle(self.sent)
-        return float(told["wall_s"])
+        return wall_s
 
     def round(self, requests: int) -> None:
         """Measure one."""
