@@ -1,7 +1,8 @@
 """Calls at a steady pace, whether or not earlier ones were answered.
 
-A process of its own: `python -m bench.pace PORT RATE SECONDS SPANS`. The latency of a call counts from when it was due, so that one that waits behind a slow one is not
-measured as quick (what is known as coordinated omission).
+A process of its own: `python -m bench.pace PORT RATE SECONDS SPANS`. The latency of a call counts from
+when it was due, so that one that waits behind a slow one is not measured as quick (what is known as
+coordinated omission).
 """
 
 from __future__ import annotations

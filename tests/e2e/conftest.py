@@ -106,6 +106,14 @@ class Process:
             self._child.wait()
             raise AssertionError(f"{self.name} did not stop in {STOP_S:g} s\n{self.log()}") from None
 
+    def kill(self) -> None:
+        """End it as the kernel's out-of-memory killer does: SIGKILL, at once."""
+        assert self._child is not None
+        self.running.remove(self)
+        self._child.kill()
+        self._child.wait()
+        self._child = None
+
     def log(self) -> str:
         """The end of what it wrote."""
         return self._log.read_text(errors="replace")[-6000:]
@@ -196,7 +204,13 @@ class Collector(Process):
         self.grpc = free_port()
         self._files = {signal: folder / f"{signal}.otlp" for signal in signals}
         files = {
-            f"file/{signal}": {"path": str(path), "format": "proto", "flush_interval": "200ms"}
+            f"file/{signal}": {
+                # By default it would empty the file when it starts again.
+                "path": str(path),
+                "format": "proto",
+                "flush_interval": "200ms",
+                "append": True,
+            }
             for signal, path in self._files.items()
         }
         config = {
