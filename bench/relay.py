@@ -26,12 +26,12 @@ AGENT_COUNT = "model_inference_latency_seconds_count"
 
 
 class Subject(NamedTuple):
-    """A process under load: where it listens, how it is counted, and where it hands on to."""
+    """A process under load: where it listens, its page, what counts its spans there, and its sink."""
 
     process: Child
     port: int
     page: Callable[[], str]
-    count: str
+    sample: str
     sink: Sink
 
 
@@ -116,7 +116,7 @@ def measure(rounds: int, requests: int) -> Iterator[Figure | str]:
             for record in (agent, *peers.values()):
                 record.round(requests)
         for record in (agent, *peers.values()):
-            wait_for(record.subject.page, record.sent, record.subject.count)
+            wait_for(record.subject.page, record.sent, record.subject.sample)
         if not peers:
             yield from figures(agent, "", None)
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,8 +17,8 @@ import grpc
 import uvloop
 
 from bench.process import Child, free_port
-from bench.sender import METRICS, TRACES
-from tidegauge.wire.counts import count_records
+from bench.sender import LOGS, METRICS, TRACES
+from tidegauge.wire.counts import count_points, count_records
 
 TOLD = "/tidegauge.bench.Sink/Told"
 
@@ -48,10 +49,18 @@ class Sink(Child):
 
     def spans(self) -> int:
         """Spans that have arrived so far."""
-        return int(self.told()["spans"])
+        return self.told()["traces"]
+
+    def stand_still(self) -> None:
+        """Stop answering, without closing anything."""
+        self._child.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Answer again."""
+        self._child.send_signal(signal.SIGCONT)
 
     def told(self) -> dict[str, int]:
-        """`spans`, `calls` and `bytes` of traces so far."""
+        """Spans, points and log records so far, as `traces`, `metrics` and `logs`."""
         with grpc.insecure_channel(f"127.0.0.1:{self.grpc}") as channel:
             ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(TOLD)
             found: dict[str, int] = json.loads(ask(b"", timeout=5))
@@ -60,22 +69,25 @@ class Sink(Child):
 
 async def serve(port: int) -> None:
     """Listen until the process is ended."""
-    counts = {"spans": 0, "calls": 0, "bytes": 0}
+    counts = {"traces": 0, "metrics": 0, "logs": 0}
 
-    async def export(request: bytes, _: object) -> bytes:
-        counts["spans"] += count_records(request)
-        counts["calls"] += 1
-        counts["bytes"] += len(request)
+    async def span_call(request: bytes, _: object) -> bytes:
+        counts["traces"] += count_records(request)
         return b""
 
-    async def ignore(request: bytes, _: object) -> bytes:
+    async def point_call(request: bytes, _: object) -> bytes:
+        counts["metrics"] += count_points(request)
+        return b""
+
+    async def log_call(request: bytes, _: object) -> bytes:
+        counts["logs"] += count_records(request)
         return b""
 
     async def told(request: bytes, _: object) -> bytes:
         return json.dumps(counts).encode()
 
     server = grpc.aio.server(options=(("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)))
-    for path, behaviour in ((TRACES, export), (METRICS, ignore), (TOLD, told)):
+    for path, behaviour in ((TRACES, span_call), (METRICS, point_call), (LOGS, log_call), (TOLD, told)):
         _, service, method = path.split("/")
         rpc: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(behaviour)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: rpc}),))

@@ -73,16 +73,23 @@ class Process:
 
     running: ClassVar[list[Process]] = []
 
-    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], folder: Path, environ: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self._command = command
+        self._environ = os.environ | (environ or {})
         self._log = folder / f"{name}.log"
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environ,
             )
         self.running.append(self)
 
@@ -303,6 +310,20 @@ def processes() -> Iterator[ExitStack]:
     """What a module started; ended after its last test, last started first."""
     with ExitStack() as started:
         yield started
+
+
+@pytest.fixture
+def start_process(folder: Callable[[], Path]) -> Iterator[Callable[..., Process]]:
+    """Starts a child by name, command and environment; ended after the test."""
+    with ExitStack() as started:
+
+        def start(name: str, command: list[str], environ: dict[str, str]) -> Process:
+            process = Process(name, command, folder(), environ)
+            started.callback(process.end)
+            process.start()
+            return process
+
+        yield start
 
 
 @pytest.fixture(scope="module")
