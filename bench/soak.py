@@ -110,7 +110,7 @@ def settle(agent: Agent) -> None:
 
 
 def faults(page: str, load: Load, sink: Sink) -> Iterator[str]:
-    """Every sum that does not hold: of the agent's page, what the senders were told, and the sink's counts."""
+    """Every sum that does not hold, of the agent's page, what senders were told, and the sink's counts."""
     arrived = sink.told()
     for signal, receiver in SIGNALS.items():
 
