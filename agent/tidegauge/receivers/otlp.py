@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from tidegauge.batch import Batch, Otlp, Signal, Spans
@@ -51,8 +51,9 @@ class Outcome(NamedTuple):
 class OtlpReceiver:
     """Reads OTLP requests into batches for the pipeline, and passes on what was accepted.
 
-    `forward(signal, raw, items)` is called on the event loop, after the request has been accepted. An
-    empty request is accepted and goes nowhere.
+    `forward(signal, raw, items)` is called on the event loop, after the request has been accepted; what
+    it returns, if anything, is waited for before the sender is answered. An empty request is accepted
+    and goes nowhere.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class OtlpReceiver:
         queue: Queue,
         telemetry: Telemetry,
         identity: IdentityAttributes,
-        forward: Callable[[Signal, bytes, int], None] | None = None,
+        forward: Callable[[Signal, bytes, int], Awaitable[object] | None] | None = None,
     ) -> None:
         self._queue = queue
         self._telemetry = telemetry
@@ -73,7 +74,7 @@ class OtlpReceiver:
     async def receive(self, receiver: str, signal: Signal, raw: bytes) -> Outcome:
         """Take one serialized Export request of `signal` (traces, metrics or logs)."""
         if len(raw) < _INLINE_BYTES:
-            return self._settle(receiver, signal, raw, *self._decode(receiver, signal, raw))
+            return await self._settle(receiver, signal, raw, *self._decode(receiver, signal, raw))
         if self._queue.fits(len(raw)) and not self._has_room(len(raw)):
             # Reading it first, to count its items, would let requests pile up in memory.
             return self._refuse_for_now(receiver, signal, 1)
@@ -83,7 +84,7 @@ class OtlpReceiver:
                 decoded = await asyncio.to_thread(self._decode, receiver, signal, raw)
         finally:
             self._waiting_bytes -= len(raw)
-        return self._settle(receiver, signal, raw, *decoded)
+        return await self._settle(receiver, signal, raw, *decoded)
 
     def refuse(
         self, receiver: str, signal: Signal, verdict: Verdict, message: str, items: int = 1
@@ -110,7 +111,7 @@ class OtlpReceiver:
         except ValueError as error:
             return 1, Outcome(Verdict.UNDECODABLE, f"not a valid OTLP {signal} request: {error}")
 
-    def _settle(
+    async def _settle(
         self, receiver: str, signal: Signal, raw: bytes, items: int, decoded: Batch | Outcome
     ) -> Outcome:
         if isinstance(decoded, Outcome) and decoded.verdict is not Verdict.QUEUE_FULL:
@@ -118,8 +119,8 @@ class OtlpReceiver:
         if isinstance(decoded, Outcome) or not (items == 0 or self._queue.offer(decoded)):
             return self._refuse_for_now(receiver, signal, items)
         self._telemetry.add("received", items, receiver=receiver, signal=str(signal))
-        if items and self._forward is not None:
-            self._forward(signal, raw, items)
+        if items and self._forward is not None and (saved := self._forward(signal, raw, items)) is not None:
+            await saved
         return Outcome(Verdict.ACCEPTED)
 
     def _has_room(self, nbytes: int) -> bool:
