@@ -188,7 +188,7 @@ def test_a_collector_in_front_loses_nothing_to_kills_of_the_agent(
         "endpoint": f"127.0.0.1:{agent.grpc}",
         "tls": {"insecure": True},
         "retry_on_failure": {"initial_interval": "200ms", "max_interval": "1s"},
-        "sending_queue": {"num_consumers": SENDERS},
+        "sending_queue": {"num_consumers": SENDERS, "queue_size": 100_000},
     }
     front = make_collector({"otlp_grpc": out}, ["traces"])
     front.start()
