@@ -23,6 +23,7 @@ pytestmark = pytest.mark.e2e
 
 SERVERS = Path(__file__).with_name("servers")
 REQUESTS = 37
+ROUTE = "/v2/models/{model_name}/versions/{model_version}/infer"  # MLServer's
 COUNT = "model_inference_latency_seconds_count"
 
 
@@ -138,7 +139,8 @@ def test_mlserver_counts_each_request_once(
     values = {"name": "x", "shape": [3], "datatype": "FP64", "data": [1.0, 2.0, 3.0]}
     url = f"http://127.0.0.1:{free_port}/v2/models/fraud/versions/v2/infer"
     server = Server(url, {"inputs": [values]})
-    serve("mlserver", command, server, {"PYTHONPATH": str(SERVERS)}, model="fraud-server", status="ok")
+    labels = {"model": "fraud-server", "operation": f"POST {ROUTE}", "status": "ok"}
+    serve("mlserver", command, server, {"PYTHONPATH": str(SERVERS)}, **labels)
 
 
 def test_bentoml_counts_each_request_once(
@@ -153,7 +155,7 @@ def test_bentoml_counts_each_request_once(
         "OTLP_ENDPOINT": f"http://127.0.0.1:{agent.grpc}",
     }
     server = Server(f"http://127.0.0.1:{free_port}/predict", {"value": 1.5})
-    serve("bentoml", command, server, environ, model="Doubler", status="ok")
+    serve("bentoml", command, server, environ, model="Doubler", operation="POST /predict", status="ok")
 
 
 def test_litserve_counts_each_request_once(
