@@ -72,7 +72,7 @@ class Spans:
 class Points:
     """The data points of one OTLP metrics request, as columns over its wire bytes.
 
-    `columns` is a structured array of `wire.metrics.POINT`; its offsets point into `raw`, the request as it came.
+    `columns` is a structured array of `wire.metrics.POINT`; offsets point into `raw`, the request.
     """
 
     receiver: str
@@ -96,7 +96,7 @@ class Points:
 class Logs:
     """The log records of one OTLP logs request, as columns over its wire bytes.
 
-    `columns` is a structured array of `wire.logs.LOG`; its offsets point into `raw`, the request as it came.
+    `columns` is a structured array of `wire.logs.LOG`; offsets point into `raw`, the request.
     """
 
     receiver: str

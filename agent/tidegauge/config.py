@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 import yaml
 
 from tidegauge.environment import otlp_from_environment
-from tidegauge.units import Duration, Size, parse_endpoint
+from tidegauge.units import Allowance, Duration, Size, parse_endpoint
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -66,22 +67,54 @@ class Prometheus(Settings, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:9464"
 
 
-class OtlpExporter(Settings, frozen=True, kw_only=True):
+class OtlpSignal(enum.StrEnum):
+    TRACES = "traces"
+    METRICS = "metrics"
+    LOGS = "logs"
+
+
+class DiskQueue(Settings, frozen=True, kw_only=True):
+    """What waits for a collector, on disk: on where `state_dir` is set and `size` is not zero."""
+
+    size: Allowance = Allowance("1GiB")
+    when_full: Literal["drop_oldest", "drop_newest"] = "drop_oldest"
+    sync: Literal["interval", "never"] = "interval"
+    sync_interval: Duration = Duration("1s")
+    max_elapsed: Duration = Duration("1d")
+
+
+class Destination(Settings, frozen=True, kw_only=True):
+    """A collector that received OTLP is forwarded to."""
+
     endpoint: str | None = None
-    forward: bool = True
+    protocol: Literal["grpc", "http/protobuf"] = "grpc"
+    signals: tuple[OtlpSignal, ...] = tuple(OtlpSignal)
     headers: dict[str, str] = {}
     compression: Literal["gzip", "none"] = "none"
     certificate: str | None = None
     timeout: Duration = Duration("10s")
-    interval: Duration = Duration("15s")
     queue_size: Size = Size("64MiB")
     batch_size: Size = Size("4MiB")
+    in_flight: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     max_elapsed: Duration = Duration("5m")
+    disk_queue: DiskQueue = DiskQueue()
+
+
+class OtlpExporter(Destination, frozen=True, kw_only=True):
+    """The collector that the agent's own metrics go to as well."""
+
+    forward: bool = True
+    interval: Duration = Duration("15s")
+
+
+class FurtherCollector(Destination, frozen=True, kw_only=True):
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class Exporters(Settings, frozen=True, kw_only=True):
     prometheus: Prometheus = Prometheus()
     otlp: OtlpExporter = OtlpExporter()
+    collectors: tuple[FurtherCollector, ...] = ()
 
 
 class PipelineSettings(Settings, frozen=True, kw_only=True):
@@ -279,7 +312,7 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
             _build(get_args(kind)[0], one, f"{path}[{index}]", problems) for index, one in enumerate(raw)
         )
     try:
-        if kind in (Duration, Size):
+        if kind in (Allowance, Duration, Size):
             return kind(raw)
         return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, ValueError) as error:
@@ -347,17 +380,39 @@ def _contradictions(config: Config) -> list[Problem]:
 
 
 def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> list[Problem]:
-    endpoint = config.exporters.otlp.endpoint
-    if endpoint is None:
-        return []
-    path = "exporters.otlp.endpoint"
+    problems: list[Problem] = []
+    if config.exporters.otlp.endpoint is not None:
+        problems += _destination_problems("exporters.otlp", config.exporters.otlp, own)
+    names = ["default"]
+    for index, one in enumerate(config.exporters.collectors):
+        path = f"exporters.collectors[{index}]"
+        if one.name in names:
+            problems.append(Problem(f"{path}.name", f"{one.name} is taken", "give each collector its own"))
+        names.append(one.name)
+        if one.endpoint is None:
+            problems.append(Problem(f"{path}.endpoint", "is required"))
+        else:
+            problems += _destination_problems(path, one, own)
+    return problems
+
+
+def _destination_problems(
+    path: str, settings: Destination, own: Mapping[tuple[str, int], str]
+) -> list[Problem]:
+    endpoint, http = str(settings.endpoint), settings.protocol == "http/protobuf"
     scheme, separator, rest = endpoint.partition("://")
+    problem, hint = "", f"write http://HOST:{4318 if http else 4317}, or https:// for TLS"
     if not separator or scheme not in ("http", "https"):
-        return [Problem(path, f"{endpoint} is not a URL", "write http://HOST:4317, or https:// for TLS")]
-    try:
-        host, port = parse_endpoint(rest.rstrip("/"), default_port=4317)
-    except ValueError as error:
-        return [Problem(path, str(error), "write http://HOST:4317")]
-    if ("127.0.0.1" if host == "localhost" else host, port) in own:
-        return [Problem(path, f"{endpoint} is this agent itself", "name the collector behind it")]
-    return []
+        problem = f"{endpoint} is not a URL"
+    else:
+        # Over HTTP the collector may be somewhere below a path.
+        authority = rest.partition("/")[0] if http else rest.rstrip("/")
+        default_port = (443 if scheme == "https" else 80) if http else 4317
+        try:
+            host, port = parse_endpoint(authority, default_port)
+        except ValueError as error:
+            problem = str(error)
+        else:
+            if ("127.0.0.1" if host == "localhost" else host, port) in own:
+                problem, hint = f"{endpoint} is this agent itself", "name the collector behind it"
+    return [Problem(f"{path}.endpoint", problem, hint)] if problem else []

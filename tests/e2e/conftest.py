@@ -73,16 +73,23 @@ class Process:
 
     running: ClassVar[list[Process]] = []
 
-    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], folder: Path, environ: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self._command = command
+        self._environ = os.environ | (environ or {})
         self._log = folder / f"{name}.log"
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environ,
             )
         self.running.append(self)
 
@@ -105,6 +112,14 @@ class Process:
             self._child.kill()
             self._child.wait()
             raise AssertionError(f"{self.name} did not stop in {STOP_S:g} s\n{self.log()}") from None
+
+    def kill(self) -> None:
+        """End it as the kernel's out-of-memory killer does: SIGKILL, at once."""
+        assert self._child is not None
+        self.running.remove(self)
+        self._child.kill()
+        self._child.wait()
+        self._child = None
 
     def log(self) -> str:
         """The end of what it wrote."""
@@ -197,7 +212,13 @@ class Collector(Process):
         self.grpc = free_port()
         self._files = {signal: folder / f"{signal}.otlp" for signal in signals}
         files = {
-            f"file/{signal}": {"path": str(path), "format": "proto", "flush_interval": "200ms"}
+            f"file/{signal}": {
+                # By default it would empty the file when it starts again.
+                "path": str(path),
+                "format": "proto",
+                "flush_interval": "200ms",
+                "append": True,
+            }
             for signal, path in self._files.items()
         }
         config = {
@@ -290,6 +311,20 @@ def processes() -> Iterator[ExitStack]:
     """What a module started; ended after its last test, last started first."""
     with ExitStack() as started:
         yield started
+
+
+@pytest.fixture
+def start_process(folder: Callable[[], Path]) -> Iterator[Callable[..., Process]]:
+    """Starts a child by name, command and environment; ended after the test."""
+    with ExitStack() as started:
+
+        def start(name: str, command: list[str], environ: dict[str, str]) -> Process:
+            process = Process(name, command, folder(), environ)
+            started.callback(process.end)
+            process.start()
+            return process
+
+        yield start
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from tidegauge.batch import Batch, Logs, Points, Signal, Spans
@@ -41,8 +41,9 @@ class Queue(Protocol):
 class OtlpReceiver:
     """Reads OTLP requests into batches for the pipeline, and passes on what was accepted.
 
-    `forward(signal, raw, items)` is called on the event loop, after the request has been accepted. An
-    empty request is accepted and goes nowhere.
+    `forward(signal, raw, items)` is called on the event loop, after the request has been accepted; what
+    it returns, if anything, is waited for before the sender is answered. An empty request is accepted
+    and goes nowhere.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class OtlpReceiver:
         queue: Queue,
         telemetry: Telemetry,
         identity: IdentityAttributes,
-        forward: Callable[[Signal, bytes, int], None] | None = None,
+        forward: Callable[[Signal, bytes, int], Awaitable[object] | None] | None = None,
         timings: Timings | None = None,
     ) -> None:
         self._queue = queue
@@ -67,7 +68,7 @@ class OtlpReceiver:
     async def receive(self, receiver: str, signal: Signal, raw: bytes) -> Outcome:
         """Take one serialized Export request of `signal` (traces, metrics or logs)."""
         if len(raw) < _INLINE_BYTES:
-            return self._settle(receiver, signal, raw, *self._decode(receiver, signal, raw))
+            return await self._settle(receiver, signal, raw, *self._decode(receiver, signal, raw))
         if self._queue.fits(len(raw)) and not self._has_room(len(raw)):
             # Reading it first, to count its items, would let requests pile up in memory.
             return self._refuse_for_now(receiver, signal, 1)
@@ -76,7 +77,7 @@ class OtlpReceiver:
         except asyncio.CancelledError:
             self.refuse(receiver, signal, Verdict.ABANDONED, "")
             raise
-        return self._settle(receiver, signal, raw, *decoded)
+        return await self._settle(receiver, signal, raw, *decoded)
 
     def refuse(
         self, receiver: str, signal: Signal, verdict: Verdict, message: str, items: int = 1
@@ -110,7 +111,7 @@ class OtlpReceiver:
             case _:
                 return Logs(receiver, raw, logs.scan(raw, items, self._keys))
 
-    def _settle(
+    async def _settle(
         self, receiver: str, signal: Signal, raw: bytes, items: int, decoded: Batch | Outcome
     ) -> Outcome:
         if isinstance(decoded, Outcome) and decoded.verdict is not Verdict.QUEUE_FULL:
@@ -118,8 +119,8 @@ class OtlpReceiver:
         if isinstance(decoded, Outcome) or not (items == 0 or self._queue.offer(decoded)):
             return self._refuse_for_now(receiver, signal, items)
         self._telemetry.add("received", items, receiver=receiver, signal=str(signal))
-        if items and self._forward is not None:
-            self._forward(signal, raw, items)
+        if items and self._forward is not None and (saved := self._forward(signal, raw, items)) is not None:
+            await saved
         return Outcome(Verdict.ACCEPTED)
 
     def _has_room(self, nbytes: int) -> bool:
