@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -164,3 +168,27 @@ def closed_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+class Tls(NamedTuple):
+    """A certificate for localhost that is its own CA."""
+
+    key: Path
+    certificate: Path
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    made = Tls(tmp_path / "key.pem", tmp_path / "certificate.pem")
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout {made.key} -out {made.certificate}"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    return made
