@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -203,6 +204,60 @@ def test_the_oldest_of_all_signals_goes_first(closed_port: int, tmp_path: Path) 
             for n in range(30):
                 await ledger.offer(spans(str(n), padding=1000))
             assert ledger.dropped["queue_full"] > 0
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("taken_in_the_end", [True, False])
+def test_what_a_call_carries_may_lose_its_segment(
+    sink_type: Any, failure: Any, tmp_path: Path, taken_in_the_end: bool
+) -> None:
+    async def scene() -> None:
+        disk = {"size": Allowance("64KiB")}
+        settings = {"queue_size": Size("32KiB"), "batch_size": Size("2KiB"), "in_flight": 2}
+        async with sink_type() as sink, forwarding(sink.port, tmp_path / "q", {}, disk, **settings) as ledger:
+            sink.gate.clear()
+            await ledger.offer(spans("0", padding=1000))
+            await sink.until(lambda: len(sink.calls) == 1)
+            for n in range(1, 100):
+                await ledger.offer(spans(str(n), padding=1000))
+            lost = ledger.dropped["queue_full"]
+            if not taken_in_the_end:
+                sink.failures[Signal.TRACES] = [failure(grpc.StatusCode.UNAVAILABLE)] * 2
+            sink.gate.set()
+            await ledger.until(lambda: not ledger.forwarder.pending_items(Signal.TRACES))
+        if taken_in_the_end:
+            assert ledger.dropped == {"queue_full": lost}
+            assert "0" in taken(sink)
+        else:
+            assert ledger.dropped["queue_full"] > lost
+            assert "0" not in taken(sink)
+        assert len(set(taken(sink))) == len(taken(sink)) == 100 - ledger.dropped["queue_full"]
+        # The cursor has passed what was dropped: the next start misses nothing.
+        async with sink_type() as sink, forwarding(sink.port, tmp_path / "q") as ledger:
+            assert ledger.total("export.restored") == 0
+
+    asyncio.run(scene())
+
+
+def test_a_restart_sends_again_what_overtook(sink_type: Any, failure: Any, tmp_path: Path) -> None:
+    async def scene() -> None:
+        settings = {"batch_size": Size("2200B"), "in_flight": 3}
+        options = {"drain_s": 0.6, "backoff_s": (60.0, 60.0)}
+        async with sink_type() as sink, forwarding(sink.port, tmp_path / "q", options, **settings) as ledger:
+            # The oldest batch fails for good, so the two that overtake it will come twice.
+            sink.judge = lambda call: failure(grpc.StatusCode.UNAVAILABLE) if "0" in call.names else None
+            for n in range(40):
+                ledger.forwarder.offer(Signal.TRACES, spans(str(n), padding=1000), 1)
+                ledger.offered[Signal.TRACES] += 1
+            await sink.until(lambda: len(sink.calls) == 3)
+            await ledger.until(lambda: not ledger.forwarder._lanes[Signal.TRACES].calls)
+        before = taken(sink)
+        assert sorted(before) == ["2", "3", "4", "5"]
+        async with sink_type() as sink, forwarding(sink.port, tmp_path / "q") as ledger:
+            assert ledger.total("export.restored") == 40
+            await ledger.until(lambda: len(taken(sink)) == 40)
+        assert taken(sink) == [str(n) for n in range(40)]
 
     asyncio.run(scene())
 

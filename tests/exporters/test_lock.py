@@ -25,7 +25,7 @@ def test_a_second_one_is_refused_until_the_first_has_ended(tmp_path: Path) -> No
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     with (
-        pytest.raises(ConfigError, match="state_dir: .*state cannot be written"),
+        pytest.raises(ConfigError, match=r"state_dir: .*state cannot be written"),
         StateLock(tmp_path / "state"),
     ):
         pass
