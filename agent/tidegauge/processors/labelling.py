@@ -24,6 +24,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes
 from tidegauge.wire.metrics import Data
 from tidegauge.wire.points import gather
@@ -37,18 +38,20 @@ MOST_TEXT = 4096
 _MOST_TARGET_TEXT = 256  # characters of a value on target_info, such as of a process's command line
 _MOST_BYTES = 2**16  # of a resource, or of a scope
 _MOST_TEXT_BYTES = 4 * MOST_TEXT
+_MOST_ATTRIBUTE_BYTES = 2 * _MOST_TEXT_BYTES  # of a point: what has more is too large for a series
 _SCHEMA_URL = 0x1A
 _SUBMESSAGE = 0x0A
 _POINTS: Mapping[
     Data,
-    type[NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint],
+    tuple[type[NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint], int],
 ] = {
-    Data.GAUGE: NumberDataPoint,
-    Data.SUM: NumberDataPoint,
-    Data.HISTOGRAM: HistogramDataPoint,
-    Data.EXPONENTIAL_HISTOGRAM: ExponentialHistogramDataPoint,
-    Data.SUMMARY: SummaryDataPoint,
+    Data.GAUGE: (NumberDataPoint, 0x3A),
+    Data.SUM: (NumberDataPoint, 0x3A),
+    Data.HISTOGRAM: (HistogramDataPoint, 0x4A),
+    Data.EXPONENTIAL_HISTOGRAM: (ExponentialHistogramDataPoint, 0x0A),
+    Data.SUMMARY: (SummaryDataPoint, 0x3A),
 }
+"""The message of a point, and the tag of its attributes."""
 
 
 class Target(NamedTuple):
@@ -81,11 +84,19 @@ class Places:
         return _or_raise(self._targets[offset])
 
     def labels(self, point: np.void) -> Attributes:
-        """All labels of a POINT, its own first. Raises ValueError where any of them is malformed."""
-        begin = int(point["offset"])
-        raw = self._raw[begin : begin + int(point["length"])]
+        """All labels of a POINT, its own first; the overflow's where they are too many to be read.
+
+        Raises ValueError where any of them is malformed.
+        """
+        message, tag = _POINTS[Data(int(point["data"]))]
+        place = int(point["offset"]), int(point["length"])
         try:
-            decoded = _POINTS[Data(int(point["data"]))].FromString(raw)
+            # Not all of the point: a million exemplars, as objects, would stop all threads for seconds.
+            raw = gather(self._raw, *place, 5, tag, _MOST_ATTRIBUTE_BYTES, framed=True)
+        except ValueError:
+            return OVERFLOW
+        try:
+            decoded = message.FromString(raw)
         except DecodeError as error:
             raise ValueError(f"a data point is malformed: {error}") from error
         target = self.target(point).labels

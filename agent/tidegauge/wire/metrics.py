@@ -1,10 +1,9 @@
 """Reads an OTLP metrics request into columns, one element per data point, without decoding it into objects.
 
 Where the scanner accepts a request, its columns hold what the protobuf library would read: fields in
-any order, submessages in pieces, unknown fields and groups skipped, of a oneof the member set last. It
-walks requests, resources, scopes, metrics and data points. It passes over attributes, exemplars, buckets
-and quantiles by their length: `wire.points` reads those where they are folded, so an error inside of
-them goes unnoticed here.
+any order, submessages in pieces, unknown fields and groups skipped, of a oneof the member set last. What
+is inside of attributes, exemplars, buckets and quantiles is validated here, for it is forwarded joined to
+others' requests, and read by `wire.points` where it is folded.
 
 Memory: one POINT, 104 bytes, for a data point. An empty one takes two bytes of a request, a usual one
 60 to 500, so a caller weighs `points * POINT.itemsize` before it scans.
@@ -18,6 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba import njit, types
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from tidegauge.wire.attributes import digest, mix
 from tidegauge.wire.counts import (
@@ -32,6 +32,7 @@ from tidegauge.wire.counts import (
     SUMMARY,
 )
 from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
+from tidegauge.wire.schema import Schema
 
 
 class Data(enum.IntEnum):
@@ -93,6 +94,7 @@ POINT = np.dtype(
 
 POINT_T = numba.from_dtype(POINT)
 
+_SCHEMA = Schema(ExportMetricsServiceRequest.DESCRIPTOR)
 _SCOPE, _SCOPE_SCHEMA_URL, _RESOURCE = 0x0A, 0x1A, 0x0A
 _NAME, _DESCRIPTION, _UNIT = 0x0A, 0x12, 0x1A
 _TEMPORALITY, _IS_MONOTONIC = 0x10, 0x18
@@ -106,6 +108,7 @@ def scan(raw: bytes, points: int, seed: np.uint64) -> npt.NDArray[np.void]:
     Raises:
         ValueError: where the request is not well-formed, with the reason.
     """
+    _SCHEMA.check(raw)
     columns = np.zeros(points, POINT)
     if check(_request(view(raw), seed, np.zeros(1, POINT), columns)) != points:
         raise ValueError(f"the request has not the {points} data points that were counted")
