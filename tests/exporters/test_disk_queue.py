@@ -9,7 +9,7 @@ import random
 import resource
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,10 @@ def spans(*names: str, padding: int = 0) -> bytes:
 class Ledger:
     """A forwarder whose books are checked at every turn of the event loop."""
 
-    def __init__(self, forwarder: Forwarder, telemetry: Telemetry) -> None:
+    def __init__(self, forwarder: Forwarder, telemetry: Telemetry, signals: Iterable[str]) -> None:
         self.forwarder = forwarder
         self.telemetry = telemetry
+        self.signals = [Signal(signal) for signal in signals]
         self.offered: Counter[Signal] = Counter()
 
     async def offer(self, raw: bytes, items: int = 1, signal: Signal = Signal.TRACES) -> None:
@@ -55,7 +56,7 @@ class Ledger:
         return self.telemetry.total(counter, exporter="forwarder", signal=signal, **labels)
 
     def check(self) -> None:
-        for signal in SIGNALS:
+        for signal in self.signals:
             came = self.offered[signal] + self.total("export.restored", signal)
             went = self.total("exported", signal) + self.total("export.dropped", signal)
             assert came == went + self.forwarder.pending_items(signal)
@@ -96,7 +97,7 @@ async def forwarding(
         telemetry = Telemetry()
         chosen = {"linger_s": 0.0, "backoff_s": (0.02, 0.05), "drain_s": 3.0} | (options or {})
         forwarder = Forwarder(collector, telemetry, given, folder=folder, **chosen)
-        ledger = Ledger(forwarder, telemetry)
+        ledger = Ledger(forwarder, telemetry, map(str, given.signals))
         async with forwarder:
             watch = asyncio.create_task(ledger.watch())
             yield ledger
@@ -488,6 +489,51 @@ def test_a_signal_that_is_not_forwarded_any_more_is_told(
 
     asyncio.run(scene())
     assert "3 items of logs wait on disk, which are not forwarded any more" in caplog.text
+
+
+@pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest"])
+def test_signals_that_are_not_forwarded_any_more_give_way(
+    sink_type: Any, closed_port: int, tmp_path: Path, when_full: str
+) -> None:
+    async def scene() -> None:
+        disk = {"size": Allowance("64KiB"), "when_full": when_full}
+        async with forwarding(closed_port, tmp_path / "q", {"drain_s": 0.1}, disk) as ledger:
+            for _ in range(15):
+                await ledger.offer(spans("a", padding=4000), 1, Signal.LOGS)
+        assert ledger.dropped == {}
+        async with sink_type() as sink:
+            only = {"signals": (OtlpSignal.TRACES,)}
+            async with forwarding(sink.port, tmp_path / "q", None, disk, **only) as ledger:
+                for n in range(30):
+                    await ledger.offer(spans(str(n), padding=4000))
+                    await ledger.until(lambda wanted=n + 1: len(taken(sink)) == wanted)
+                assert ledger.dropped == {}
+            assert taken(sink) == [str(n) for n in range(30)]
+
+    asyncio.run(scene())
+
+
+def test_what_a_disk_would_not_note_it_is_told_again(
+    sink_type: Any, closed_port: int, tmp_path: Path
+) -> None:
+    async def scene() -> None:
+        disk = {"size": Allowance("64KiB")}
+        async with forwarding(closed_port, tmp_path / "q", {"drain_s": 0.1}, disk) as ledger:
+            for n in range(14):
+                await ledger.offer(spans(str(n), padding=4000))
+        async with sink_type() as sink, forwarding(sink.port, tmp_path / "q", None, disk) as ledger:
+            with full_disk(10):
+                await ledger.until(lambda: ledger.total("exported") == 14)
+                await asyncio.sleep(0.05)
+                ledger.forwarder.observe()
+                assert gauge(ledger, "tidegauge.export.disk.failing") == 1
+            await ledger.offer(spans("14"))
+            await ledger.until(lambda: ledger.total("exported") == 15)
+            ledger.forwarder.observe()
+            assert gauge(ledger, "tidegauge.export.disk.failing") == 0
+            assert len(list((tmp_path / "q").glob("*.traces"))) == 1
+
+    asyncio.run(scene())
 
 
 def test_a_folder_that_cannot_be_used_is_told(closed_port: int, tmp_path: Path) -> None:

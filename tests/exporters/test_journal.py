@@ -63,9 +63,9 @@ def read(journal: Journal, signal: Signal, extents: list[Extent], nbytes: int = 
     return numbers, lost
 
 
-def everything(folder: Path, signal: Signal = TRACES) -> tuple[list[int], int]:
+def everything(folder: Path, signal: Signal = TRACES, nbytes: int = 100) -> tuple[list[int], int]:
     with opened(folder) as (journal, found):
-        return read(journal, signal, found[signal][0])
+        return read(journal, signal, found[signal][0], nbytes)
 
 
 def segments(folder: Path) -> list[str]:
@@ -112,6 +112,21 @@ def test_the_cursor_tells_what_is_delivered_and_what_is_delivered_goes(tmp_path:
         assert place.position.item == sum(n % 3 + 1 for n in range(20))
         assert place.position.segment > places[-1].position.segment
     assert everything(tmp_path) == ([20], 0)
+
+
+def test_what_could_not_be_noted_is_noted_and_deleted_by_the_next_commit(tmp_path: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(tmp_path) as (journal, _):
+        places = [append(journal, request(n))[0] for n in range(20)]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                journal.commit({TRACES: places[13].position})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert min(segments(tmp_path)) == f"{places[0].position.segment:012}.traces"
+        journal.commit({TRACES: places[13].position})
+        assert min(segments(tmp_path)) == f"{places[13].position.segment:012}.traces"
 
 
 def test_what_is_not_to_be_kept_is_cut_off(tmp_path: Path) -> None:
@@ -264,7 +279,8 @@ APPENDERS = textwrap.dedent("""
             requests = [Request(Signal.TRACES, str(n + i).encode().rjust(2000, b"."), 1) for i in range(3)]
             journal.append(requests, lambda: True)
             n += 3
-            print(n, flush=True)
+            # In one piece, also with PYTHONUNBUFFERED: a kill may come between two.
+            os.write(1, b"%d\\n" % n)
 
     for line in sys.stdin:
         child = os.fork()
@@ -289,7 +305,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
             time.sleep(source.uniform(0, 0.03))
             os.kill(pid, signal.SIGKILL)
             said = list(iter(appenders.stdout.readline, "ended\n"))
-            numbers, lost = everything(tmp_path)
+            numbers, lost = everything(tmp_path, nbytes=2**20)
             assert numbers == list(range(len(numbers)))
             assert len(numbers) >= int((said or [known])[-1])
             assert lost == 0

@@ -95,6 +95,7 @@ class Forwarder:
             for signal in SIGNALS
             if str(signal) in settings.signals
         }
+        self._unwanted: list[tuple[Signal, int]] = []  # segments of signals not forwarded any more
         self._sequence = 0
         self._closing = asyncio.Event()
         self._closed = False
@@ -185,6 +186,7 @@ class Forwarder:
             self._telemetry.add("export.restored", items, signal=signal, **self._labels)
         elif items:
             log.warning("%d items of %s wait on disk, which are not forwarded any more", items, signal)
+            self._unwanted += [(signal, extent.segment) for extent in extents]
 
     def _start(self, coroutine: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(coroutine, name=name)
@@ -319,7 +321,9 @@ class Forwarder:
         if nbytes > spool.limit or (spool.queued and spool.queued + nbytes > self._limit // 2):
             return False
         while spool.usage + spool.queued + nbytes > spool.limit:
-            if self._when_full == "drop_newest" or not self._drop_segment(spool):
+            if self._unwanted:
+                spool.drop(*self._unwanted.pop(0))
+            elif self._when_full == "drop_newest" or not self._drop_segment(spool):
                 return False
         return True
 

@@ -176,12 +176,13 @@ class Journal:
             OSError: where the disk refuses; the next call says it all again.
         """
         passed = [signal for signal, mark in marks.items() if mark.segment != self._marks[signal].segment]
-        self._marks |= marks
-        os.pwrite(self._cursor, _pack(self._marks), 0)
+        told = self._marks | marks
+        _write(self._cursor, [_pack(told)], 0)
         for signal in passed:
             for path in self._folder.glob(f"*.{signal}"):
                 if int(path.stem) < marks[signal].segment:
                     self._delete(int(path.stem), signal)
+        self._marks = told  # only now, so that after a failure the next call deletes them
 
     def drop(self, number: int, signal: Signal) -> None:
         """Delete a segment whose records nobody wants any more. Raises OSError."""

@@ -154,10 +154,12 @@ class Spool:
             self._wake.clear()
             while self._waiting or self._dropped or self._marks != told:
                 marks, gone = dict(self._marks), dict(self._dropped)
-                await self._write({} if marks == told else marks, gone)
-                told = marks
-                for number in gone:
-                    del self._dropped[number]
+                if await self._write({} if marks == told else marks, gone):
+                    told = marks
+                    for number in gone:
+                        del self._dropped[number]
+                elif not self._waiting:
+                    break  # a disk that refuses is asked again with whatever comes next
 
     def _begin(self) -> list[Request]:
         """Take the next group to write."""
@@ -170,7 +172,8 @@ class Spool:
         self._writing, self._waiting = self._waiting[: len(requests)], self._waiting[len(requests) :]
         return requests
 
-    async def _write(self, marks: Mapping[Signal, Position], gone: Mapping[int, Signal]) -> None:
+    async def _write(self, marks: Mapping[Signal, Position], gone: Mapping[int, Signal]) -> bool:
+        """Have the thread do a step; whether what is settled was noted and deleted."""
         # Whoever takes it first decides: the thread, that the group is on disk, or the loop, that it is not.
         claim = partial(threading.Lock().acquire, blocking=False)
         job = self._writer.submit(partial(self._step, self._begin(), marks, gone, claim))
@@ -181,9 +184,10 @@ class Spool:
             self._settle(None)
             self._writing, self._waiting = self._waiting, []
             self._settle(None)
-        places, problem = None, ""
+        places, problem, untidy = None, "", "not done"
         try:
-            places = await job
+            places, untidy = await job
+            self._tell("delete", untidy)
         except OSError as error:
             problem = str(error)
         except Exception as error:
@@ -192,6 +196,7 @@ class Spool:
         self._tell("write", problem)
         self._stuck = False
         self._settle(places)
+        return not untidy
 
     def _step(
         self,
@@ -199,12 +204,16 @@ class Spool:
         marks: Mapping[Signal, Position],
         gone: Mapping[int, Signal],
         claim: Callable[[], bool],
-    ) -> list[Place] | None:
-        if marks:
-            self._journal.commit(marks)
-        for number, signal in gone.items():
-            self._journal.drop(number, signal)
-        return self._journal.append(requests, claim) if requests else None
+    ) -> tuple[list[Place] | None, str]:
+        untidy = ""
+        try:
+            if marks:
+                self._journal.commit(marks)
+            for number, signal in gone.items():
+                self._journal.drop(number, signal)
+        except OSError as error:
+            untidy = str(error)  # requests may be taken all the same
+        return self._journal.append(requests, claim) if requests else None, untidy
 
     def _settle(self, places: Sequence[Place] | None) -> None:
         """Tell what became of the group."""
