@@ -129,6 +129,20 @@ def test_what_could_not_be_noted_is_noted_and_deleted_by_the_next_commit(tmp_pat
         assert min(segments(tmp_path)) == f"{places[13].position.segment:012}.traces"
 
 
+def test_nothing_is_appended_to_a_file_that_somebody_has_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "q"
+    with opened(folder) as (journal, _):
+        (place,) = append(journal, request(1))
+        (folder / f"{place.position.segment:012}.traces").unlink()
+        append(journal, request(2))
+        assert everything(folder)[0] == [2]
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        with pytest.raises(FileNotFoundError):
+            append(journal, request(3))
+
+
 def test_what_is_not_to_be_kept_is_cut_off(tmp_path: Path) -> None:
     with opened(tmp_path) as (journal, _):
         append(journal, request(1), request(2, LOGS))
@@ -211,6 +225,19 @@ def test_a_lost_segment_is_counted_and_a_lost_cursor_sends_again(tmp_path: Path)
     assert everything(tmp_path) == ([n for n in range(in_first[0], 20) if n not in in_second], lost)
     (tmp_path / names[0]).unlink()
     assert everything(tmp_path)[0] == list(range(in_second[-1] + 1, 20))
+
+
+def test_a_lost_cursor_does_not_make_what_was_delivered_missing(tmp_path: Path) -> None:
+    with opened(tmp_path) as (journal, _):
+        places = [append(journal, request(n))[0] for n in range(20)]
+        append(journal, request(0, LOGS))
+        journal.commit({TRACES: places[13].position})
+    (tmp_path / "cursor").write_bytes(b"torn")
+    with opened(tmp_path) as (journal, found):
+        journal.commit({LOGS: found[LOGS][1]})
+    numbers, lost = everything(tmp_path)
+    assert numbers[-7:] == list(range(13, 20))  # and what else was in their segment
+    assert lost == 0
 
 
 def test_a_lost_first_segment_is_counted_too(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ class Journal:
             OSError: where the disk refuses; the next call says it all again.
         """
         passed = [signal for signal, mark in marks.items() if mark.segment != self._marks[signal].segment]
-        told = self._marks | marks
+        told = {**self._marks, **marks}
         _write(self._cursor, [_pack(told)], 0)
         for signal in passed:
             for path in self._folder.glob(f"*.{signal}"):
@@ -233,8 +233,8 @@ class Journal:
     def _writable(self, signal: Signal) -> _Active:
         """The segment to append to; a new one where the last is full."""
         active = self._active.get(signal)
-        if active is not None and active.size < self._segment_bytes:
-            return active
+        if active is not None and active.size < self._segment_bytes and os.fstat(active.descriptor).st_nlink:
+            return active  # not one that somebody has deleted: it would not outlive the process
         self._number += 1
         path = self._path(self._number, signal)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
@@ -286,6 +286,8 @@ class Journal:
             if extents:
                 extents[-1].end_item = end_item
         self._items[signal] = end_item
+        if extents and not known:
+            self._marks[signal] = extents[0].position  # or the next start takes all before for lost
         end = Position(extents[-1].segment, extents[-1].end, end_item) if extents else mark
         return extents, end
 
