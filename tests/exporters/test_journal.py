@@ -227,6 +227,15 @@ def test_a_lost_segment_is_counted_and_a_lost_cursor_sends_again(tmp_path: Path)
     assert everything(tmp_path)[0] == list(range(in_second[-1] + 1, 20))
 
 
+def test_the_cursor_takes_its_room_on_disk_at_once(tmp_path: Path) -> None:
+    with opened(tmp_path), opened(tmp_path / "other") as (other, _):
+        assert (tmp_path / "cursor").stat().st_size == 76
+        append(other, request(1))
+    before = (tmp_path / "other" / "cursor").read_bytes()
+    assert everything(tmp_path / "other") == ([1], 0)
+    assert (tmp_path / "other" / "cursor").read_bytes() == before
+
+
 def test_a_lost_cursor_does_not_make_what_was_delivered_missing(tmp_path: Path) -> None:
     with opened(tmp_path) as (journal, _):
         places = [append(journal, request(n))[0] for n in range(20)]
@@ -276,6 +285,23 @@ def test_a_full_disk_takes_all_of_a_group_or_nothing(tmp_path: Path) -> None:
         append(journal, request(3))
     assert everything(tmp_path) == ([1, 3], 0)
     assert everything(tmp_path, LOGS) == ([1], 0)
+
+
+def test_on_a_full_disk_what_was_delivered_gives_way(tmp_path: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(tmp_path, 10_000) as (journal, _):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150, hard))
+        try:
+            _, last = append(journal, request(1), request(2))
+            for mark in (last.position, Position(last.position.segment, last.end, 5)):
+                journal.commit({TRACES: mark})
+                with pytest.raises(OSError, match="File too large"):
+                    append(journal, request(3))
+                assert len(segments(tmp_path)) == (mark == last.position)  # one of the two is not delivered
+            append(journal, request(3))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert everything(tmp_path) == ([3], 0)
 
 
 def test_sync_and_what_was_deleted_meanwhile(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -118,10 +119,14 @@ class Journal:
                 numbers[Signal(signal)].append(int(number))
         used = [number for found in numbers.values() for number in found]
         self._number = max([*used, *(mark.segment for mark in self._marks.values())])
-        return {
+        restored = {
             signal: self._recover(signal, sorted(found), known=marks is not None)
             for signal, found in numbers.items()
         }
+        # It has its block from now on: on a full disk nothing could be deleted without a cursor.
+        with contextlib.suppress(OSError):
+            _write(self._cursor, [_pack(self._marks)], 0)
+        return restored
 
     def sizes(self) -> dict[int, tuple[Signal, int]]:
         """Signal and bytes of each segment, by number."""
@@ -142,6 +147,7 @@ class Journal:
             places = self._append(requests, sizes)
         except OSError:
             self._cut_off(sizes, items, sequence)
+            self._delete_delivered()
             raise
         if keep():
             return places
@@ -259,6 +265,13 @@ class Journal:
         if active is not None and active.number == number:
             os.close(self._active.pop(signal).descriptor)
         self._path(number, signal).unlink(missing_ok=True)
+
+    def _delete_delivered(self) -> None:
+        """Give a disk that is full what it has of segments in use that nobody wants any more."""
+        for signal, active in list(self._active.items()):
+            mark = self._marks[signal]
+            if active.size and (mark.segment, mark.offset) == (active.number, active.size):
+                self._delete(active.number, signal)
 
     def _recover(self, signal: Signal, numbers: list[int], *, known: bool) -> tuple[list[Extent], Position]:
         mark = self._marks[signal]
