@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tidegauge.batch import Signal
 from tidegauge.wire.otlp_json import to_protobuf
@@ -89,6 +90,13 @@ def test_unknown_fields_are_ignored_and_numbers_may_be_numbers_or_strings() -> N
     request = ExportTraceServiceRequest.FromString(to_protobuf(Signal.TRACES, body))
     read = request.resource_spans[0].scope_spans[0].spans[0]
     assert (read.name, read.start_time_unix_nano, read.end_time_unix_nano, read.kind) == ("a", 5, 7, 77)
+
+
+def test_null_is_as_absent() -> None:
+    span = {"name": "a", "parentSpanId": None, "traceId": None, "kind": None}
+    body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode()
+    request = ExportTraceServiceRequest.FromString(to_protobuf(Signal.TRACES, body))
+    assert request.resource_spans[0].scope_spans[0].spans[0] == Span(name="a")
 
 
 def test_not_a_number_is_a_string() -> None:

@@ -58,7 +58,9 @@ def _with_base64_ids(tree: Any) -> Any:
     return tree
 
 
-def _base64_id(key: str, value: Any) -> str:
+def _base64_id(key: str, value: Any) -> str | None:
+    if value is None:
+        return None  # to protobuf's JSON the same as absent, of any field
     try:
         return base64.b64encode(bytes.fromhex(value)).decode()
     except (TypeError, ValueError):
