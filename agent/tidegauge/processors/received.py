@@ -100,7 +100,8 @@ class Received:
             )
             for family in self._families.values()
         ]
-        return (*(metric for metric in received if metric.points), *self._target_info(), *self._own())
+        # First, so that no sender's own metric takes its name.
+        return (*self._target_info(), *(metric for metric in received if metric.points), *self._own())
 
     def _fold(self, raw: bytes, columns: npt.NDArray[np.void], tally: npt.NDArray[np.int64]) -> None:
         places, buf = Places(raw), view(raw)
@@ -147,6 +148,8 @@ class Received:
         key = int(point["family"])
         if key not in self._known:
             name, unit, description = (_text(raw, point, part) for part in ("name", "unit", "description"))
+            if point["data"] == Data.SUM and not point["is_monotonic"] and unit == "1":
+                unit = ""  # a number of things: only of a gauge proper does the Collector make a ratio
             self._known[key] = self._find_family(name, _kind(point), unit, description)
         return self._known[key]
 
