@@ -19,14 +19,12 @@ from tidegauge.processors.distributions import Scratch
 from tidegauge.processors.labelling import Places, Target, is_too_large
 from tidegauge.processors.readout import make_exemplars, read_point
 from tidegauge.processors.series import TAKEN_BY_OVERFLOW, Reason, Store, refusal
+from tidegauge.processors.series_table import KEYS_PER_SERIES
 from tidegauge.wire.metrics import POINT, Data, move
 from tidegauge.wire.points import EXEMPLAR, read_exemplars
 from tidegauge.wire.protobuf import view
 
 log = logging.getLogger(__name__)
-
-_KEYS_PER_SERIES = 4
-"""Room for spellings of one series (attributes in another order) and for keys that overflow."""
 
 _JOINED_BYTES = 2**20
 _EXEMPLARS_AT_ONCE = 64
@@ -58,7 +56,7 @@ class Received:
 
     def __init__(self, settings: config.ReceivedMetrics, start_ns: int | None = None) -> None:
         self._settings = settings
-        self._max_keys = _KEYS_PER_SERIES * settings.max_series
+        self._max_keys = KEYS_PER_SERIES * settings.max_series
         self._stale_after_ns = round(settings.stale_after * _NANOSECONDS)
         self._start_ns = time.time_ns() if start_ns is None else start_ns
         self._now_ns = self._swept_ns = self._since_ns = self._start_ns

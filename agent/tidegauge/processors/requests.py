@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numba
-import numpy as np
 from numba import njit, types
 
-from tidegauge.identity import UNKNOWN_MODEL, Identity
-from tidegauge.wire.protobuf import INLINE
-from tidegauge.wire.traces import SCOPES_KNOWN, SPAN, identity
+from tidegauge.stats.kernel import INLINE
+from tidegauge.wire.traces import SCOPES_KNOWN, SPAN
 
 TRITON = SCOPES_KNOWN.index("triton-server")
 
@@ -30,9 +28,3 @@ def is_request(span):  # type: ignore[no-untyped-def]
     if span.has_model or span.kind in (_SERVER, _CONSUMER):
         return True
     return span.is_root and span.kind not in (_CLIENT, _PRODUCER)
-
-
-def owner(raw: bytes, span: np.void) -> Identity:
-    """Whose request a span is, `raw` being the OTLP request that holds it; never without a model."""
-    who = identity(raw, span)
-    return who if who.model else who._replace(model=UNKNOWN_MODEL)

@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
-from tidegauge.wire.attributes import digest, mix
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.keyed import mix
+from tidegauge.wire.attributes import digest
 from tidegauge.wire.counts import (
     EXPONENTIAL_HISTOGRAM,
     GAUGE,
@@ -31,7 +33,7 @@ from tidegauge.wire.counts import (
     SUM,
     SUMMARY,
 )
-from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
+from tidegauge.wire.protobuf import BYTES, NOT_UTF8, check, field, is_utf8, view, word
 
 
 class Data(enum.IntEnum):

@@ -10,8 +10,9 @@ import numba
 import numpy as np
 from numba import njit, types
 
+from tidegauge.stats.kernel import KERNEL
 from tidegauge.wire.metrics import POINT_T
-from tidegauge.wire.protobuf import BYTES, KERNEL, TRUNCATED, field, varint, view, word
+from tidegauge.wire.protobuf import BYTES, TRUNCATED, field, varint, view, word
 
 TOO_MANY = -10
 """More buckets, bounds, quantiles or bytes than there is room for."""
