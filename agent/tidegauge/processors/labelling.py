@@ -25,7 +25,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tidegauge.metric import Attributes
-from tidegauge.wire.metrics import Data
+from tidegauge.wire.metrics import PointKind
 from tidegauge.wire.points import gather
 
 T = TypeVar("T")
@@ -40,14 +40,14 @@ _MOST_TEXT_BYTES = 4 * MOST_TEXT
 _SCHEMA_URL = 0x1A
 _SUBMESSAGE = 0x0A
 _POINTS: Mapping[
-    Data,
+    PointKind,
     type[NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint],
 ] = {
-    Data.GAUGE: NumberDataPoint,
-    Data.SUM: NumberDataPoint,
-    Data.HISTOGRAM: HistogramDataPoint,
-    Data.EXPONENTIAL_HISTOGRAM: ExponentialHistogramDataPoint,
-    Data.SUMMARY: SummaryDataPoint,
+    PointKind.GAUGE: NumberDataPoint,
+    PointKind.SUM: NumberDataPoint,
+    PointKind.HISTOGRAM: HistogramDataPoint,
+    PointKind.EXPONENTIAL_HISTOGRAM: ExponentialHistogramDataPoint,
+    PointKind.SUMMARY: SummaryDataPoint,
 }
 
 
@@ -85,7 +85,7 @@ class Places:
         begin = int(point["offset"])
         raw = self._raw[begin : begin + int(point["length"])]
         try:
-            decoded = _POINTS[Data(int(point["data"]))].FromString(raw)
+            decoded = _POINTS[PointKind(int(point["kind"]))].FromString(raw)
         except DecodeError as error:
             raise ValueError(f"a data point is malformed: {error}") from error
         target = self.target(point).labels
