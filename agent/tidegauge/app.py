@@ -17,9 +17,13 @@ from tidegauge.exporters.forward import DEFAULT, Forwarder
 from tidegauge.exporters.lock import StateLock
 from tidegauge.exporters.otlp import OtlpPush
 from tidegauge.exporters.pages import Pages
-from tidegauge.pipeline import Pipeline
+from tidegauge.pipeline import Pipeline, Processor
 from tidegauge.processors.drift import Drift
 from tidegauge.processors.latency import Latency
+from tidegauge.processors.logs import LogRecords
+from tidegauge.processors.received import Received
+from tidegauge.processors.stages import Stages
+from tidegauge.processors.timings import Timings
 from tidegauge.profile import ProfileError, Reference
 from tidegauge.publisher import Publisher
 from tidegauge.receivers.flight import FlightReceiver
@@ -60,11 +64,10 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
     telemetry, snapshots = Telemetry(), Snapshots()
     # Leaving takes at most: receivers 2 x 15 %, GPU poll 1 s, queue 30 %, collector 2 x 15 %.
     drain_s = float(config.pipeline.drain_timeout)
-    processors = (
-        Latency(config.latency),
-        Drift(config.drift, references, None if shelf is None else shelf.keep),
+    drift = Drift(config.drift, references, None if shelf is None else shelf.keep)
+    pipeline = Pipeline(
+        _processors(config, drift), telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s
     )
-    pipeline = Pipeline(processors, telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s)
     publisher: Publisher | None = None
     state = ["starting"]
 
@@ -90,7 +93,7 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
             await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
-        otlp = OtlpReceiver(pipeline, telemetry, config.identity, fanout.offer)
+        otlp = OtlpReceiver(pipeline, telemetry, config.identity, fanout.offer, config.latency.timings)
         flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
         grace_s = 0.15 * drain_s
         http = await stack.enter_async_context(HttpReceiver(config.receivers.http, otlp, grace_s=grace_s))
@@ -102,6 +105,17 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         await stop.wait()
         state.append("stopping")
     return pipeline.stalled_s == 0.0
+
+
+def _processors(config: Config, drift: Drift) -> list[Processor]:
+    """All that fold, in the order of their metrics on the page."""
+    processors: list[Processor] = [Latency(config.latency), Timings(config.latency)]
+    if config.stages.enabled:
+        processors.append(Stages(config.stages))
+    processors += [drift, LogRecords(config.logs)]
+    if config.metrics.enabled:
+        processors.append(Received(config.metrics))
+    return processors
 
 
 def faults(settings: PipelineSettings, pipeline: Pipeline, publisher: Publisher | None) -> list[str]:

@@ -26,11 +26,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class GrpcReceiver(Settings, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:4317"
     max_message_size: Size = Size("64MiB")
+    max_receiving: Size = Size("256MiB")
+    max_connections: Positive = 4_096
+    timeout: Duration = Duration("30s")
+    idle_timeout: Duration = Duration("10m")
 
 
 class HttpReceiver(Settings, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:4318"
     max_message_size: Size = Size("64MiB")
+    max_receiving: Size = Size("128MiB")
+    max_connections: Positive = 4_096
+    timeout: Duration = Duration("30s")
+    idle_timeout: Duration = Duration("10m")
 
 
 class RecordLimits(Settings, frozen=True, kw_only=True):
@@ -130,9 +138,50 @@ class IdentityAttributes(Settings, frozen=True, kw_only=True):
     data_source: tuple[str, ...] = ("data_source", "model.data_source")
 
 
+class Timings(Settings, frozen=True, kw_only=True):
+    """Span attributes that tell parts of a request: the first one present counts. One for each Mark."""
+
+    time_to_first_token: tuple[str, ...] = (
+        "gen_ai.latency.time_to_first_token",
+        "gen_ai.response.time_to_first_chunk",
+    )
+    time_per_output_token: tuple[str, ...] = ("time_per_token",)
+    queue: tuple[str, ...] = ("gen_ai.latency.time_in_queue", "queue_time")
+    prefill: tuple[str, ...] = ("gen_ai.latency.time_in_model_prefill",)
+    decode: tuple[str, ...] = ("gen_ai.latency.time_in_model_decode",)
+    inference: tuple[str, ...] = ("gen_ai.latency.time_in_model_inference", "inference_time")
+    validation: tuple[str, ...] = ("validation_time",)
+    total: tuple[str, ...] = ("gen_ai.latency.e2e", "total_time")
+    input_tokens: tuple[str, ...] = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
+    output_tokens: tuple[str, ...] = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
+    cold_start: tuple[str, ...] = ("faas.coldstart",)
+
+
 class Latency(Settings, frozen=True, kw_only=True):
     spans: Literal["requests", "all"] = "requests"
     max_series: Positive = 2_000
+    exemplars: bool = True
+    timings: Timings = Timings()
+
+
+class ReceivedMetrics(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    max_series: Positive = 10_000
+    max_metrics: Positive = 1_000
+    stale_after: Duration = Duration("5m")
+
+
+class Stages(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    linger: Duration = Duration("5s")
+    max_duration: Duration = Duration("1m")
+    max_spans: Annotated[int, msgspec.Meta(ge=1024, le=2**24)] = 65_536
+    max_series: Positive = 2_000
+    cold_start_spans: tuple[str, ...] = ("model.load", "load_model")
+
+
+class Logs(Settings, frozen=True, kw_only=True):
+    max_series: Positive = 1_000
 
 
 class Drift(Settings, frozen=True, kw_only=True):
@@ -170,6 +219,9 @@ class Config(Settings, frozen=True, kw_only=True):
     pipeline: PipelineSettings = PipelineSettings()
     identity: IdentityAttributes = IdentityAttributes()
     latency: Latency = Latency()
+    metrics: ReceivedMetrics = ReceivedMetrics()
+    stages: Stages = Stages()
+    logs: Logs = Logs()
     drift: Drift = Drift()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}
