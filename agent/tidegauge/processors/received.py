@@ -20,7 +20,7 @@ from tidegauge.processors.labelling import Places, Target, is_too_large
 from tidegauge.processors.readout import make_exemplars, read_point
 from tidegauge.processors.series import TAKEN_BY_OVERFLOW, Reason, Store, refusal
 from tidegauge.processors.series_table import KEYS_PER_SERIES
-from tidegauge.wire.metrics import POINT, Data, move
+from tidegauge.wire.metrics import POINT, PointKind, move
 from tidegauge.wire.points import EXEMPLAR, read_exemplars
 from tidegauge.wire.protobuf import view
 
@@ -123,7 +123,7 @@ class Received:
         row = self._store.row_of(point["key"])
         if row < 0:
             row = self._store.row_of(point["family"])
-        if point["data"] == Data.EXPONENTIAL_HISTOGRAM:
+        if point["kind"] == PointKind.EXPONENTIAL_HISTOGRAM:
             self._store.give_exponential(row)
         else:
             self._store.give_cells(row, cells)
@@ -146,7 +146,7 @@ class Received:
         key = int(point["family"])
         if key not in self._known:
             name, unit, description = (_text(raw, point, part) for part in ("name", "unit", "description"))
-            if point["data"] == Data.SUM and not point["is_monotonic"] and unit == "1":
+            if point["kind"] == PointKind.SUM and not point["is_monotonic"] and unit == "1":
                 unit = ""  # a number of things: only of a gauge proper does the Collector make a ratio
             self._known[key] = self._find_family(name, _kind(point), unit, description)
         return self._known[key]
@@ -286,14 +286,14 @@ def _text(raw: bytes, point: np.void, part: str) -> str:
 
 
 def _kind(point: np.void) -> Kind:
-    match point["data"]:
-        case Data.SUM:
+    match point["kind"]:
+        case PointKind.SUM:
             return Kind.COUNTER if point["is_monotonic"] else Kind.GAUGE
-        case Data.HISTOGRAM:
+        case PointKind.HISTOGRAM:
             return Kind.HISTOGRAM
-        case Data.EXPONENTIAL_HISTOGRAM:
+        case PointKind.EXPONENTIAL_HISTOGRAM:
             return Kind.EXPONENTIAL_HISTOGRAM
-        case Data.SUMMARY:
+        case PointKind.SUMMARY:
             return Kind.SUMMARY
         case _:
             return Kind.GAUGE
