@@ -84,6 +84,15 @@ def test_a_summary_is_as_it_was_sent(otlp: SimpleNamespace) -> None:
     assert otlp.points(processor)[()] == Summary((), 3, 6.5, ((0.5, 2.0), (0.9, 3.5)), 1)
 
 
+def test_quantiles_that_are_none_or_come_twice_are_left_out(otlp: SimpleNamespace) -> None:
+    sender, processor = otlp.Sender(), otlp.received()
+    point = sender.point(sender.metric("summary"), 5, 1, count=3, sum=6.5)
+    for quantile, its in ((0.5, 1.0), (-0.1, 2.0), (1.5, 3.0), (math.nan, 4.0), (math.inf, 5.0), (0.5, 2.0)):
+        point.quantile_values.add(quantile=quantile, value=its)
+    assert sender.send(processor) == {}
+    assert otlp.points(processor)[()] == Summary((), 3, 6.5, ((0.5, 2.0),), 1)
+
+
 def test_other_signals_are_ignored(otlp: SimpleNamespace) -> None:
     assert otlp.received().update(Logs("otlp_grpc", b"", np.zeros(3, LOG))) == {}
 

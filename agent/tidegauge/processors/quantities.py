@@ -42,7 +42,7 @@ TOLD = np.dtype(
     [
         ("values", np.float64, (16,)),  # of the attributes of the span at hand, by Mark
         ("seen", np.int64),  # the set of its marks, as bits
-        ("invalid", np.int64),  # values left out: negative or not finite
+        ("invalid", np.int64),  # values left out: negative, not finite or beyond belief
         ("overflow", np.int64),  # spans counted under the overflow identity
     ],
     align=True,
@@ -54,6 +54,10 @@ _FIRST_TOKEN, _PER_TOKEN, _DECODE = 0, int(Mark.TIME_PER_OUTPUT_TOKEN), int(Mark
 _FIRST_EVENT = int(Mark.QUEUE_START)
 _DURATIONS = 2 ** (_TOTAL + 1) - 1  # the set of marks that are times in seconds
 _QUEUE, _COMPUTE_INPUT = int(Quantity.QUEUE), int(Quantity.COMPUTE_INPUT)
+
+_MOST = 2.0**53
+"""Beyond it are no tokens and no seconds. A value near the largest double would make the sum infinite and the
+buckets as wide as can be, for good."""
 
 _SPAN_T = numba.from_dtype(SPAN)
 _TOLD_T = numba.from_dtype(TOLD)
@@ -87,7 +91,7 @@ def _read(marks, begin, told, half):  # type: ignore[no-untyped-def]
 
 @njit(types.void(_HISTOGRAMS_T, _CHANGED_T, types.int64, types.float64, _TOLD_T), **KERNEL)
 def _observe(histograms, changed, place, value, told):  # type: ignore[no-untyped-def]
-    if 0 <= value < np.inf:
+    if 0 <= value < _MOST:
         add(histograms[place], value)
         changed[place] |= CHANGED
     else:

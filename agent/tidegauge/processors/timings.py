@@ -97,7 +97,7 @@ class Timings:
             self._counter(
                 "tidegauge.timings.invalid",
                 "{value}",
-                "Timings and token counts left out, being negative or not finite.",
+                "Timings and token counts left out, being negative, not finite or over 2**53.",
                 Number((), float(self._told["invalid"][0])),
             ),
             self._counter(

@@ -157,6 +157,8 @@ def _part(held, count, nodes, limits, tally):  # type: ignore[no-untyped-def]
         tally[node.outcome] += row.span_id != 0
         row.arrived_ns = DISCARDED
         if node.outcome == _ANALYSED:
+            # One span with an end that nobody wrote must not add centuries to its operation's time.
+            row.duration_ns = min(row.duration_ns, limits.max_duration_ns)
             node.children_end_ns = row.start_ns
             node.children_ns = 0
             node.fails_below = False
