@@ -58,12 +58,13 @@ class Tables:
 
 
 class Counts:
-    """What a pane holds: counts per bin, sums per bin and tallies. Sums of panes are panes."""
+    """What a pane holds: counts and sums per bin, sums of powers and tallies. Sums of panes are panes."""
 
     def __init__(self, tables: Tables) -> None:
         features = len(tables.numeric)
         self.counts = np.zeros((features, tables.most_bins), np.int64)
         self.sums = np.zeros((features, tables.most_bins))
+        self.powers = np.zeros((features, 2))
         self.tallies = np.zeros((features, bins.TALLIES), np.int64)
         self.categories = [np.zeros(len(known) + 1, np.int64) for known in tables.known]
         self.missing = np.zeros(len(tables.known), np.int64)
@@ -71,6 +72,7 @@ class Counts:
     def __iadd__(self, other: Counts) -> Self:
         self.counts += other.counts
         self.sums += other.sums
+        self.powers += other.powers
         self.tallies += other.tallies
         for own, more in zip(self.categories, other.categories, strict=True):
             np.add(own, more, out=own)
@@ -144,6 +146,7 @@ class Plan:
                 tables.places,
                 counts.counts,
                 counts.sums,
+                counts.powers,
                 counts.tallies,
             )
             del capsules
@@ -159,12 +162,16 @@ def _reason(known: bool, kind: Kind) -> str:
     return "type_changed" if known else "no_reference"
 
 
+_NONE = np.empty(0)
+
+
 class Tally(NamedTuple):
     """One profile's share of some counts."""
 
     profile: Profile
     counts: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
+    powers: npt.NDArray[np.float64]  # float64[2]: of finite values about the centre, squared and to the 4th
     missing: int
     out_of_range: int
     infinite: int
@@ -185,8 +192,16 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
         outside = int(tally[bins.BELOW] + tally[bins.ABOVE])
         infinite = int(tally[bins.INFINITE])
         found.append(
-            Tally(profile, counts.counts[row, :used], counts.sums[row, :used], missing, outside, infinite)
+            Tally(
+                profile,
+                counts.counts[row, :used],
+                counts.sums[row, :used],
+                counts.powers[row],
+                missing,
+                outside,
+                infinite,
+            )
         )
     for row, profile in enumerate(tables.categorical):
-        found.append(Tally(profile, counts.categories[row], np.empty(0), int(counts.missing[row]), 0, 0))
+        found.append(Tally(profile, counts.categories[row], _NONE, _NONE, int(counts.missing[row]), 0, 0))
     return found
