@@ -58,13 +58,13 @@ class Tables:
 
 
 class Counts:
-    """What a pane holds: counts and sums per bin, sums of powers and tallies. Sums of panes are panes."""
+    """What a pane holds: counts and sums per bin, squares and tallies. Sums of panes are panes."""
 
     def __init__(self, tables: Tables) -> None:
         features = len(tables.numeric)
         self.counts = np.zeros((features, tables.most_bins), np.int64)
         self.sums = np.zeros((features, tables.most_bins))
-        self.powers = np.zeros((features, 2))
+        self.squares = np.zeros((features, 1))
         self.tallies = np.zeros((features, bins.TALLIES), np.int64)
         self.categories = [np.zeros(len(known) + 1, np.int64) for known in tables.known]
         self.missing = np.zeros(len(tables.known), np.int64)
@@ -72,7 +72,7 @@ class Counts:
     def __iadd__(self, other: Counts) -> Self:
         self.counts += other.counts
         self.sums += other.sums
-        self.powers += other.powers
+        self.squares += other.squares
         self.tallies += other.tallies
         for own, more in zip(self.categories, other.categories, strict=True):
             np.add(own, more, out=own)
@@ -146,7 +146,7 @@ class Plan:
                 tables.places,
                 counts.counts,
                 counts.sums,
-                counts.powers,
+                counts.squares,
                 counts.tallies,
             )
             del capsules
@@ -171,7 +171,7 @@ class Tally(NamedTuple):
     profile: Profile
     counts: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
-    powers: npt.NDArray[np.float64]  # float64[2]: of finite values about the centre, squared and to the 4th
+    squares: float  # of finite values about the centre
     missing: int
     out_of_range: int
     infinite: int
@@ -196,12 +196,12 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
                 profile,
                 counts.counts[row, :used],
                 counts.sums[row, :used],
-                counts.powers[row],
+                float(counts.squares[row, 0]),
                 missing,
                 outside,
                 infinite,
             )
         )
     for row, profile in enumerate(tables.categorical):
-        found.append(Tally(profile, counts.categories[row], _NONE, _NONE, int(counts.missing[row]), 0, 0))
+        found.append(Tally(profile, counts.categories[row], _NONE, 0.0, int(counts.missing[row]), 0, 0))
     return found

@@ -136,10 +136,10 @@ def _fold_column(
     steps: Any,
     counts: Any,
     sums: Any,
-    powers: Any,
+    squares: Any,
     tally: Any,
 ) -> None:
-    second = fourth = 0.0
+    second = 0.0
     origin, scale, lowest, highest, center = place[0], place[1], place[2], place[3], place[4]
     for index in range(len(values)):
         if len(validity) > 0:
@@ -155,7 +155,6 @@ def _fold_column(
             gap = value - center
             sums[found] += gap
             second += gap * gap
-            fourth += gap * gap * gap * gap
         elif value != value:
             tally[NAN] += 1
         else:
@@ -166,11 +165,9 @@ def _fold_column(
                 gap = value - center
                 sums[found] += gap
                 second += gap * gap
-                fourth += gap * gap * gap * gap
             else:
                 tally[INFINITE] += 1
-    powers[0] += second
-    powers[1] += fourth
+    squares[0] += second
 
 
 @numba.njit(
@@ -196,7 +193,7 @@ def fold(
     places: Any,
     counts: Any,
     sums: Any,
-    powers: Any,
+    squares: Any,
     tallies: Any,
 ) -> None:
     """Fold the numeric columns of a record batch into counts and sums per bin, in one call.
@@ -212,7 +209,7 @@ def fold(
             and the centre that sums are taken about.
         counts: int64[features, most bins], added to.
         sums: float64[features, most bins]: of finite values minus the centre, added to.
-        powers: float64[features, 2]: of the same to the second and the fourth power, added to.
+        squares: float64[features, 1]: of the same, squared, added to.
         tallies: int64[features, TALLIES], added to.
     """
     # struct ArrowArray: length, null_count, offset, n_buffers, n_children, buffers, children, ...
@@ -227,21 +224,21 @@ def fold(
         validity = carray(as_pointer(buffers[0]), bits, np.uint8)
         row, table, place = edges[feature], tables[feature], places[feature]
         count, total, tally = counts[feature], sums[feature], tallies[feature]
-        power = powers[feature]
+        square = squares[feature]
         if length == 0:
             continue
         if code == FLOAT64:
             doubles = carray(as_pointer(buffers[1] + 8 * offset), length, np.float64)
-            _fold_column(doubles, validity, offset, row, table, place, steps, count, total, power, tally)
+            _fold_column(doubles, validity, offset, row, table, place, steps, count, total, square, tally)
         elif code == FLOAT32:
             floats = carray(as_pointer(buffers[1] + 4 * offset), length, np.float32)
-            _fold_column(floats, validity, offset, row, table, place, steps, count, total, power, tally)
+            _fold_column(floats, validity, offset, row, table, place, steps, count, total, square, tally)
         elif code == INT64:
             longs = carray(as_pointer(buffers[1] + 8 * offset), length, np.int64)
-            _fold_column(longs, validity, offset, row, table, place, steps, count, total, power, tally)
+            _fold_column(longs, validity, offset, row, table, place, steps, count, total, square, tally)
         else:
             ints = carray(as_pointer(buffers[1] + 4 * offset), length, np.int32)
-            _fold_column(ints, validity, offset, row, table, place, steps, count, total, power, tally)
+            _fold_column(ints, validity, offset, row, table, place, steps, count, total, square, tally)
 
 
 def quantile_edges(

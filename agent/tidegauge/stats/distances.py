@@ -263,6 +263,23 @@ def chi_square_p_value(statistic: float, degrees: float) -> float:
     return front * fraction
 
 
+@numba.njit("float64(float64, float64)", cache=True, nogil=True)
+def chi_square_quantile(tail: float, degrees: float) -> float:
+    """What chi-square exceeds with probability `tail`: `chi_square_p_value` turned, by bisection (10 us)."""
+    if degrees <= 0.0:
+        return 0.0
+    low, high = 0.0, degrees + 10.0 * math.sqrt(2.0 * degrees) + 10.0
+    while chi_square_p_value(high, degrees) > tail:
+        high *= 2.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        if chi_square_p_value(middle, degrees) > tail:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 @numba.njit("float64(float64, int64, int64)", cache=True, nogil=True)
 def ks_p_value(distance: float, n: int, m: int) -> float:
     """P(D >= distance) under no drift, by Kolmogorov's series with Stephens' correction (1970).

@@ -21,13 +21,16 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from tidegauge.stats.distances import chi_square_p_value
+from tidegauge.stats.distances import chi_square_p_value, chi_square_quantile
 
 DRAWS = 4096
 """Simulated samples; a tail probability of 5 % is known to a standard error of 0.34 %."""
 
 TAILS = np.array([1.0, *np.geomspace(0.9, 1 / DRAWS, 40)])
 """Tail probabilities at which a simulated null is kept, descending."""
+
+TAIL = 0.05
+"""The probability of exceeding what is shown as a null's quantile."""
 
 KS, TOTAL_VARIATION, L_INFINITY, WASSERSTEIN = range(4)
 """Rows of a simulated null."""
@@ -38,12 +41,14 @@ _SEED = 20_240_607
 class SquaredNull(NamedTuple):
     """A weighted sum of squares of normal variables: its mean, and the gamma variable taken for it.
 
-    (value - mean) * slope + degrees is chi-square with `degrees`, which need not be whole.
+    (value - mean) * slope + degrees is chi-square with `degrees`, which need not be whole. `limit` is
+    exceeded with probability TAIL.
     """
 
     mean: float
     slope: float
     degrees: float
+    limit: float
 
 
 def cramer_von_mises_null(shares: npt.NDArray[np.float64]) -> SquaredNull:
@@ -65,9 +70,11 @@ def _squared(form: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> 
     square = matrix @ matrix
     first, second, third = np.trace(matrix), np.trace(square), float((square * matrix.T).sum())
     if second <= 0 or third <= 0:
-        return SquaredNull(float(first), 0.0, 0.0)
+        return SquaredNull(float(first), 0.0, 0.0, 0.0)
     degrees = second**3 / third**2
-    return SquaredNull(float(first), float(math.sqrt(degrees / second)), float(degrees))
+    slope = math.sqrt(degrees / second)
+    limit = first + (chi_square_quantile(TAIL, degrees) - degrees) / slope
+    return SquaredNull(float(first), float(slope), float(degrees), float(limit))
 
 
 @numba.njit("float64(float64, float64, float64, float64)", cache=True, nogil=True)
@@ -141,3 +148,13 @@ def simulated_p_value(scaled: Any, values: Any, tails: Any) -> float:
             part = (scaled - low) / (high - low) if high > low else 1.0
             return float(tails[index - 1] * (tails[index] / tails[index - 1]) ** max(part, 0.0))
     return float(tails[-1])
+
+
+@numba.njit("float64(float64, float64[::1], float64[::1])", cache=True, nogil=True)
+def simulated_quantile(tail: Any, values: Any, tails: Any) -> float:
+    """The value over sqrt(1/n + 1/m) that is exceeded with probability `tail`: `simulated_p_value` turned."""
+    for index in range(1, len(tails)):
+        if tails[index] <= tail:
+            part = math.log(tail / tails[index - 1]) / math.log(tails[index] / tails[index - 1])
+            return float(values[index - 1] + part * (values[index] - values[index - 1]))
+    return float(values[-1])
