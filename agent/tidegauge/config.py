@@ -115,6 +115,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     min_rows: Positive = 200
     threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.1
     significance: Fraction = 0.01
+    false_alarm_interval: Duration = Duration("30d")
     max_identities: Positive = 100
     max_features: Positive = 1_000
     max_categories: Positive = 100

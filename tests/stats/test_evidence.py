@@ -7,10 +7,11 @@ from itertools import product
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegauge.stats.evidence import accumulate, concentrations, inflation, log_e_value
+from tidegauge.stats.evidence import accumulate, concentrations, inflation, log_e_value, watch
 
 
 def log_dirichlet_multinomial(window, concentration, shares):
@@ -128,11 +129,38 @@ def test_a_shift_of_one_sigma_is_seen_in_the_first_pane_and_a_tenth_of_one_never
     assert first_alarm(small, reference, 0.005, 8640.0) < 50
 
 
+def of_one(panes):
+    """The inflation of one column's panes, int64[panes, bins]."""
+    panes = np.asarray(panes, np.int64)
+    return inflation(np.ascontiguousarray(panes[:, None, :]), np.array([panes.shape[1]]))[0]
+
+
+@given(st.integers(2, 6), st.integers(2, 6), st.randoms(use_true_random=False))
+def test_inflation_is_pearsons_statistic_over_its_degrees(panes, bins, random):
+    table = np.array([[random.randint(0, 30) for _ in range(bins)] for _ in range(panes)])
+    held = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
+    if min(held.shape, default=0) < 2:
+        assert of_one(table) == 1
+        return
+    statistic = scipy.stats.chi2_contingency(held, correction=False).statistic
+    wanted = max(1.0, statistic / ((held.shape[0] - 1) * (held.shape[1] - 1)))
+    assert of_one(table) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_rows_that_come_in_runs_count_for_fewer():
     rng = np.random.default_rng(13)
     shares = np.full(5, 0.2)
     independent = np.array([rng.multinomial(300, shares) for _ in range(200)])
     runs = np.array([10 * rng.multinomial(30, shares) for _ in range(200)])
-    assert inflation(independent) == pytest.approx(1, abs=0.15)
-    assert inflation(runs) == pytest.approx(10, rel=0.15)
-    assert inflation(np.zeros((3, 4), np.int64)) == inflation(independent[:1]) == 1
+    assert of_one(independent) == pytest.approx(1, abs=0.15)
+    assert of_one(runs) == pytest.approx(10, rel=0.15)
+    assert of_one(np.zeros((3, 4))) == of_one(independent[:1]) == 1
+
+
+def test_a_column_without_rows_waits_and_evidence_is_capped():
+    reference = np.array([[500, 500], [500, 500]])
+    given_rows = np.array([concentrations(0.1, 2, 1000)] * 2)
+    log_r = np.full(2, -math.inf)
+    window = np.array([[400, 0], [0, 0]])
+    watch(np.array([2, 2]), reference, given_rows, window, np.ones(2), 12.0, log_r)
+    assert log_r.tolist() == [12.0, -math.inf]

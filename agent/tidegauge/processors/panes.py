@@ -31,6 +31,10 @@ class Panes:
         width = self._widths[level]
         return (time_ns // width - self._most + 1) * width
 
+    def number(self, level: int, time_ns: int) -> int:
+        """The pane of `level` that `time_ns` lies in."""
+        return time_ns // self._widths[level]
+
     def retire(self, watermark_ns: int) -> None:
         """Move what lies before each level's window, as of the watermark, to the next level."""
         for level, panes in enumerate(self._levels):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -45,6 +45,7 @@ class Window:
         self._arrived = 0
         self._plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()
         self._updates = 0
+        self._next: int | None = None  # the first pane that `closed` has not given
 
     def update(self, batch: Records) -> Mapping[str, int]:
         """Fold a batch. Returns the rows left out, by reason: `late` or `future`."""
@@ -80,6 +81,20 @@ class Window:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
         # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
         return self._panes.total(self._level(length), self._clock(now_ns))
+
+    def closed(self) -> Iterator[Counts]:
+        """The panes of `drift.window` that ended, and got their last rows, since the last call; not more
+        than the window has. Empty ones are passed over."""
+        if self._watermark is None:
+            return
+        level = self._level(None)
+        end = self._panes.number(level, self._watermark - self._lateness_ns)
+        begin = self._panes.number(level, self._panes.begin(level, self._watermark))
+        if self._next is not None:
+            begin = max(begin, self._next)
+        self._next = max(end, begin)
+        for number in range(begin, end):
+            yield self._panes.pane(level, number)
 
     def lifetime(self) -> Counts:
         """The sum of every pane there ever was."""

@@ -93,18 +93,52 @@ def accumulate(log_r: Any, log_e: Any) -> float:
     return float(top + grown + log_e)
 
 
-def inflation(panes: Any) -> float:
-    """How much more the panes differ among themselves than independent rows would make them, at least 1.
+@numba.njit("float64[::1](int64[:, :, ::1], int64[::1])", cache=True, nogil=True)
+def inflation(panes: Any, bins: Any) -> Any:
+    """How much more panes differ among themselves than independent rows would make them: float64[columns].
 
-    `panes` is int64[panes, bins]. Pearson's statistic of the table over its degrees of freedom: the
-    overdispersion of quasi-likelihood (McCullagh & Nelder 1989, 4.5). Rows that come in runs, as
-    autocorrelated traffic does, count as rows / inflation. 1 where there are not two panes and two bins
-    that hold something.
+    At least 1. `panes` is int64[panes, columns, most bins], of which a column uses the first `bins`
+    int64[columns]. Pearson's statistic of panes by bins over its degrees of freedom: the overdispersion
+    of quasi-likelihood (McCullagh & Nelder 1989, 4.5). Rows that come in runs, as autocorrelated traffic
+    does, count as rows / inflation. 1 where there are not two panes and two bins that hold something.
     """
-    table = np.asarray(panes, np.float64)
-    table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
-    if min(table.shape, default=0) < 2:
-        return 1.0
-    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
-    degrees = (table.shape[0] - 1) * (table.shape[1] - 1)
-    return max(1.0, float(((table - expected) ** 2 / expected).sum() / degrees))
+    found = np.ones(len(bins))
+    for column in range(len(bins)):
+        table = panes[:, column, : bins[column]]
+        per_pane, per_bin = table.sum(axis=1), table.sum(axis=0)
+        total = float(per_pane.sum())
+        rows, used = (per_pane > 0).sum(), (per_bin > 0).sum()
+        if rows < 2 or used < 2:
+            continue
+        statistic = 0.0
+        for pane in range(len(table)):
+            for index in range(bins[column]):
+                expected = float(per_pane[pane]) * per_bin[index] / total
+                if expected > 0.0:
+                    statistic += (table[pane, index] - expected) ** 2 / expected
+        found[column] = max(1.0, statistic / ((rows - 1) * (used - 1)))
+    return found
+
+
+@numba.njit(
+    "void(int64[::1], int64[:, ::1], float64[:, ::1], int64[:, ::1], float64[::1], float64, float64[::1])",
+    cache=True,
+    nogil=True,
+)
+def watch(bins: Any, reference: Any, given: Any, window: Any, inflations: Any, most: Any, log_r: Any) -> None:
+    """Add one pane to every column's detector, in place; a column without rows waits.
+
+    Args:
+        bins, reference, window, inflations: as for `log_e_value`, one row a column, padded.
+        given: float64[columns, 2], the Concentrations of each; 0 where a column is not watched.
+        most: what `log_r` is kept below, so that an alarm ends soon after its cause.
+        log_r: float64[columns], ln R so far.
+    """
+    for column in range(len(bins)):
+        pane = window[column, : bins[column]]
+        if given[column, 0] <= 0.0 or pane.sum() == 0:
+            continue
+        e = log_e_value(
+            reference[column, : bins[column]], pane, given[column, 0], given[column, 1], inflations[column]
+        )
+        log_r[column] = min(accumulate(log_r[column], e), most)

@@ -15,6 +15,7 @@ reference's shares (the multinomial central limit). From that follow, without a 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -97,7 +98,7 @@ def simulated(
         steps: float64[bins - 1], from each bin's mean to the next one's; empty for categories.
         spreads: float64[bins], standard deviation of the values inside each bin; empty for categories.
     """
-    draws = np.random.default_rng(_SEED).standard_normal((DRAWS, len(shares) * (1 + (len(spreads) > 0))))
+    draws = _normal(len(shares) * (1 + (len(spreads) > 0)))
     found = np.empty((4, DRAWS))
     _simulate(np.sqrt(shares), steps, spreads, draws, found)
     ordered = np.sort(found, axis=1)[:, ::-1]
@@ -106,6 +107,11 @@ def simulated(
     table = np.ascontiguousarray(ordered[:, places])
     table[:, 0] = 0.0
     return table
+
+
+@lru_cache(maxsize=1)  # columns of one reference mostly have the same number of bins
+def _normal(width: int) -> npt.NDArray[np.float64]:
+    return np.random.default_rng(_SEED).standard_normal((DRAWS, width))
 
 
 @numba.njit(
