@@ -106,8 +106,9 @@ def _inside(column: Baseline) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.f
     means = column.sums / held
     # An empty bin has no mean: it stands where the one before it does, and no mass passes through.
     places = np.maximum.accumulate(np.where(column.counts > 0, np.arange(len(means)), 0))
-    spreads = np.sqrt(np.maximum(column.squares / held - means**2, 0.0))
-    steps = np.diff(means[places])
+    with np.errstate(over="ignore", invalid="ignore"):  # values that span more than the doubles
+        spreads = np.sqrt(np.maximum(column.squares / held - means**2, 0.0))
+        steps = np.diff(means[places])
     usable = np.isfinite(steps).all() and np.isfinite(spreads).all()
     return (steps, spreads) if usable else (np.empty(0), np.empty(0))
 
