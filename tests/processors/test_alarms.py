@@ -91,12 +91,11 @@ def test_autocorrelated_rows_do_not_page():
 
 
 @pytest.mark.parametrize(
-    ("threshold", "shift", "most"), [(0.1, 1.0, 0), (0.1, 0.5, 6), (0.02, 0.25, 20), (0.005, 0.1, 300)]
+    ("rows", "threshold", "shift", "most"),
+    [(500, 0.1, 1.0, 0), (500, 0.1, 0.5, 6), (500, 0.02, 0.25, 20), (5_000, 0.005, 0.1, 40)],
 )
-def test_one_column_of_fifty_that_drifts_is_seen_within_panes(threshold, shift, most):
-    false, delay = watched(
-        50, 20 + most + 1, 500, shift=shift, begin=20, rows_known=50_000, threshold=threshold
-    )
+def test_one_column_of_fifty_that_drifts_is_seen_within_panes(rows, threshold, shift, most):
+    false, delay = watched(50, 21 + most, rows, shift=shift, begin=20, rows_known=50_000, threshold=threshold)
     assert false == 0
     assert delay is not None
     assert delay <= most

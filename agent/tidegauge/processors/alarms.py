@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tidegauge.config import Drift as Settings
 from tidegauge.processors.counts import Counts, Tables
-from tidegauge.stats.evidence import coarse_inflation, concentrations, inflation, watch
+from tidegauge.stats.evidence import concentrations, inflation, watch
 
 _OVER = 3.0
 """How far ln R may pass an alarm's level: with the usual evidence of -1 to -10 a pane an alarm ends
@@ -27,7 +27,7 @@ class Alarms:
     """
 
     LEAST = 3
-    RECENT = 12
+    RECENT = 24
 
     def __init__(self, tables: Tables, settings: Settings) -> None:
         self._tables = tables
@@ -66,9 +66,7 @@ class Alarms:
             ):
                 if len(log_r):
                     recent = np.stack([getattr(one, name) for one in self._recent])
-                    spread = inflation(recent, baselines.bins)
-                    if name == "counts":
-                        spread = np.maximum(spread, coarse_inflation(recent, baselines.bins))
+                    spread = inflation(recent, baselines.bins, name == "counts")
                     window = getattr(pane, name)
                     most = self.level + _OVER
                     watch(baselines.bins, baselines.counts, given, window, spread, most, log_r)

@@ -93,49 +93,57 @@ def accumulate(log_r: Any, log_e: Any) -> float:
     return float(top + grown + log_e)
 
 
-@numba.njit("float64[::1](int64[:, :, ::1], int64[::1])", cache=True, nogil=True)
-def inflation(panes: Any, bins: Any) -> Any:
+PARTS = 4
+"""Parts of ordered bins that `inflation` looks at besides the bins themselves."""
+
+
+@numba.njit("Tuple((float64, int64))(int64[::1], int64[::1], int64)", cache=True, nogil=True)
+def _pearson(a: Any, b: Any, parts: Any) -> Any:
+    """Pearson's statistic of two samples on bins taken together as `parts`, and its degrees of freedom."""
+    n, m = a.sum(), b.sum()
+    statistic, used = 0.0, 0
+    if n == 0 or m == 0:
+        return statistic, used
+    bins = len(a)
+    for part in range(parts):
+        low, high = part * bins // parts, (part + 1) * bins // parts
+        x, y = a[low:high].sum(), b[low:high].sum()
+        if x + y > 0:
+            gap = float(x) * m - float(y) * n
+            statistic += gap * gap / (float(n) * m * (x + y))
+            used += 1
+    return statistic, max(used - 1, 0)
+
+
+@numba.njit("float64[::1](int64[:, :, ::1], int64[::1], boolean)", cache=True, nogil=True)
+def inflation(panes: Any, bins: Any, ordered: Any) -> Any:
     """How much more panes differ among themselves than independent rows would make them: float64[columns].
 
-    At least 1. `panes` is int64[panes, columns, most bins], of which a column uses the first `bins`
-    int64[columns]. Pearson's statistic of panes by bins over its degrees of freedom: the overdispersion
-    of quasi-likelihood (McCullagh & Nelder 1989, 4.5). Rows that come in runs, as autocorrelated traffic
-    does, count as rows / inflation. 1 where there are not two panes and two bins that hold something.
+    At least 1. `panes` is int64[panes, columns, most bins], in the order of time, of which a column uses
+    the first `bins` int64[columns]. It is the median, over pairs of neighbouring panes, of Pearson's
+    statistic of the two, in units of chi-square's median: the overdispersion of quasi-likelihood
+    (McCullagh & Nelder 1989, 4.5), which a change that comes once cannot raise. Where the bins have an
+    order it is taken on four parts of them too, and the larger one counts: a process that wanders slowly
+    moves neighbouring bins alike, and the many bins of no common motion would hide it. Of AR(1) rows with
+    coefficient r the mean varies (1 + r) / (1 - r) times as much as that of independent ones.
     """
     found = np.ones(len(bins))
+    ratios = np.empty(max(len(panes) - 1, 1))
     for column in range(len(bins)):
-        table = panes[:, column, : bins[column]]
-        per_pane, per_bin = table.sum(axis=1), table.sum(axis=0)
-        total = float(per_pane.sum())
-        rows, used = (per_pane > 0).sum(), (per_bin > 0).sum()
-        if rows < 2 or used < 2:
-            continue
-        statistic = 0.0
-        for pane in range(len(table)):
-            for index in range(bins[column]):
-                expected = float(per_pane[pane]) * per_bin[index] / total
-                if expected > 0.0:
-                    statistic += (table[pane, index] - expected) ** 2 / expected
-        found[column] = max(1.0, statistic / ((rows - 1) * (used - 1)))
-    return found
-
-
-def coarse_inflation(panes: Any, bins: Any) -> Any:
-    """The larger of `inflation` on ordered bins taken together as four and as two: float64[columns].
-
-    A process that wanders slowly moves many neighbouring bins alike: of AR(1) rows with coefficient r the
-    mean varies (1 + r) / (1 - r) times as much as that of independent ones, its k-th moment only as r^k
-    would make it, and all bins' average hides the former.
-    """
-    below = np.zeros((*panes.shape[:2], panes.shape[2] + 1), np.int64)
-    np.cumsum(panes, axis=2, out=below[:, :, 1:])
-    found = np.ones(panes.shape[1])
-    columns = np.arange(panes.shape[1])
-    for parts in (4, 2):
-        # By the reference's own bins, which are of about equal mass.
-        cuts = np.ceil(np.outer(bins, np.arange(parts + 1)) / parts).astype(np.int64)
-        merged = np.ascontiguousarray(np.diff(below[:, columns[:, None], cuts], axis=2))
-        found = np.maximum(found, inflation(merged, np.full(len(bins), parts)))
+        for parts in (bins[column], PARTS):
+            if (parts < bins[column] and not ordered) or parts > bins[column]:
+                continue
+            pairs = 0
+            for pane in range(len(panes) - 1):
+                a, b = panes[pane, column, : bins[column]], panes[pane + 1, column, : bins[column]]
+                statistic, degrees = _pearson(a, b, parts)
+                if degrees > 0:
+                    # Wilson & Hilferty 1931: the median of chi-square.
+                    median = degrees * (1.0 - 2.0 / (9.0 * degrees)) ** 3
+                    ratios[pairs] = statistic / median
+                    pairs += 1
+            if pairs > 0:
+                found[column] = max(found[column], np.median(ratios[:pairs]))
     return found
 
 
