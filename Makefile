@@ -10,7 +10,7 @@ ARGS ?=
 IMAGE ?= tidegauge
 BASE ?= python:3.13-slim
 
-.PHONY: help demo run test check e2e tools bench image lock clean
+.PHONY: help demo run test check e2e tools bench soak fuzz image lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,6 +38,13 @@ tools: ## fetch or build what e2e talks to, into a cache outside this folder
 
 bench: $(READY) ## figures beside peers, in one run; ARGS=--quick for a short one
 	$(BIN)/python -m bench $(ARGS)
+
+soak: $(READY) ## rising load up to twice what the agent can take; ARGS="--minutes N", 3 by default
+	$(BIN)/python -m bench.soak $(ARGS)
+
+fuzz: $(READY) ## fuzz the readers of OTLP, guided by coverage; ARGS="traces --runs 1000000" for more of one
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[fuzz]"
+	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 image: ## the container image; BASE=IMAGE for another Python base
 	docker build --build-arg BASE=$(BASE) -t $(IMAGE) .

@@ -6,12 +6,13 @@ import argparse
 import os
 import platform
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
 import tidegauge
-from bench import records, scrape, spans, startup
 from bench.figure import Figure, show
 
 
@@ -37,12 +38,29 @@ def main() -> None:
         console.print(f"not measured: {remark}")
 
 
+def part(name: str, **options: tuple[int, int]) -> Callable[[bool], Iterable[Figure | str]]:
+    """A module's `measure`, imported when its turn comes. Options are (when quick, when not)."""
+
+    def measure(quick: bool) -> Iterable[Figure | str]:
+        chosen = {key: short if quick else full for key, (short, full) in options.items()}
+        figures: Iterable[Figure | str] = import_module(f"bench.{name}").measure(**chosen)
+        return figures
+
+    return measure
+
+
 PARTS: dict[str, Callable[[bool], Iterable[Figure | str]]] = {
-    "startup": lambda quick: startup.measure(rounds=1 if quick else 5, seconds=5 if quick else 10),
-    "records": lambda quick: records.measure(rounds=1 if quick else 5, batches=500 if quick else 1500),
-    "spans": lambda quick: spans.measure(rounds=1 if quick else 5, requests=1000 if quick else 3000),
-    "scrape": lambda quick: scrape.measure(rounds=1 if quick else 3, seconds=5 if quick else 10),
+    "startup": part("startup", rounds=(1, 5), seconds=(5, 10)),
+    "scanner": part("scanner", rounds=(1, 5)),
+    "metrics": part("metrics", rounds=(1, 5)),
+    "records": part("records", rounds=(1, 5), batches=(500, 1500)),
+    "spans": part("spans", rounds=(1, 5), requests=(1000, 3000)),
+    "relay": part("relay", rounds=(1, 5), requests=(1000, 1000)),
+    "export": part("export", rounds=(1, 5), seconds=(5, 5)),
+    "forward": part("forward", rounds=(1, 5)),
+    "scrape": part("scrape", rounds=(1, 3), seconds=(5, 10)),
 }
+PARTS = {name: measure for name, measure in PARTS.items() if find_spec(f"bench.{name}") is not None}
 
 
 def machine() -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 MODEL, VERSION = "bench", "1"
@@ -41,15 +44,15 @@ def _column(random: np.random.Generator, column: int) -> npt.NDArray[np.float64]
             return np.where(random.random(ROWS) < 0.5, 0.0, random.exponential(10, ROWS))
 
 
-def span_request(operations: int = 5) -> bytes:
-    """A request of 512 server spans of about 394 bytes, the last two attributes being the identity."""
+def span_request(operations: int = 5, count: int = SPANS) -> bytes:
+    """A request of `count` server spans of about 394 bytes, the last two attributes being the identity."""
     random = np.random.default_rng(7)
     request = ExportTraceServiceRequest()
     resource = request.resource_spans.add()
     resource.resource.attributes.append(_text("service.name", "bench"))
     spans = resource.scope_spans.add()
     spans.scope.name = "opentelemetry.instrumentation.fastapi"
-    for index in range(SPANS):
+    for index in range(count):
         start_ns = 1_700_000_000_000_000_000 + index * 1_000_000
         spans.spans.append(
             Span(
@@ -72,6 +75,37 @@ def span_request(operations: int = 5) -> bytes:
                 ],
             )
         )
+    return request.SerializeToString()
+
+
+def metrics_request(points: int = 256) -> bytes:
+    """A request of `points` points: a cumulative sum for each of so many endpoints."""
+    request = ExportMetricsServiceRequest()
+    resource = request.resource_metrics.add()
+    resource.resource.attributes.append(_text("service.name", "bench"))
+    metric = resource.scope_metrics.add().metrics.add(name="requests", unit="{request}")
+    metric.sum.is_monotonic = True
+    metric.sum.aggregation_temporality = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+    for index in range(points):
+        point = metric.sum.data_points.add(
+            start_time_unix_nano=1_700_000_000_000_000_000,
+            time_unix_nano=1_700_000_060_000_000_000,
+            as_int=index,
+        )
+        point.attributes.append(_text("endpoint", f"/v1/predict/{index}"))
+    return request.SerializeToString()
+
+
+def logs_request(records: int = 256) -> bytes:
+    """A request of `records` log lines."""
+    request = ExportLogsServiceRequest()
+    resource = request.resource_logs.add()
+    resource.resource.attributes.append(_text("service.name", "bench"))
+    lines = resource.scope_logs.add().log_records
+    for index in range(records):
+        line = lines.add(time_unix_nano=1_700_000_000_000_000_000 + index, severity_number=9)
+        line.body.string_value = f"prediction {index} took 17 ms; the cache was warm and the batch was full"
+        line.attributes.append(_text("model.name", MODEL))
     return request.SerializeToString()
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +10,7 @@ from bench import peers
 from bench.figure import Figure
 from bench.payload import COLUMNS, ROWS, write_batches
 from bench.process import Agent
+from bench.sender import run
 
 VALUES = ROWS * COLUMNS
 
@@ -42,19 +40,13 @@ def _agent(file: Path, rounds: int, batches: int) -> tuple[list[float], list[flo
     with Agent() as agent:
         # The first rows become the reference; they and the first windows are not measured.
         sent = 16
-        _send(agent, sent, file)
+        run("records", agent.grpc, sent, file)
         agent.wait_for(sent * ROWS, "tidegauge_folded_total", signal="records")
         for _ in range(rounds):
             begin = agent.cpu_s()
-            wall_s = _send(agent, batches, file)
+            wall_s = run("records", agent.grpc, batches, file)
             sent += batches
             agent.wait_for(sent * ROWS, "tidegauge_folded_total", signal="records")
             rates.append(batches * VALUES / (agent.cpu_s() - begin))
             walls.append(batches * VALUES / wall_s)
     return rates, walls
-
-
-def _send(agent: Agent, batches: int, file: Path) -> float:
-    command = [sys.executable, "-m", "bench.sender", "records", str(agent.grpc), str(batches), str(file)]
-    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return float(told["wall_s"])

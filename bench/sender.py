@@ -1,4 +1,5 @@
-"""Sends to the agent, as a process of its own: `python -m bench.sender records|spans PORT COUNT [FILE]`.
+"""Sends to the agent, as a process of its own: `python -m bench.sender records PORT COUNT FILE` or
+`… spans PORT COUNT SPANS`, COUNT requests of so many spans.
 
 A refused batch or request is sent again a little later, so that all of it is folded in the end.
 """
@@ -6,6 +7,7 @@ A refused batch or request is sent again a little later, so that all of it is fo
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections import deque
@@ -16,7 +18,10 @@ import pyarrow.flight as fl
 
 from bench.payload import MODEL, VERSION, span_request
 
-TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_SERVICES = "/opentelemetry.proto.collector"
+TRACES = f"{_SERVICES}.trace.v1.TraceService/Export"
+METRICS = f"{_SERVICES}.metrics.v1.MetricsService/Export"
+LOGS = f"{_SERVICES}.logs.v1.LogsService/Export"
 IN_FLIGHT = 8
 BACK_OFF_S = 0.02
 
@@ -44,9 +49,9 @@ def send_records(port: int, count: int, file: str) -> int:
     return refused
 
 
-def send_spans(port: int, count: int) -> int:
-    """Send `count` requests, a few at a time; returns how many were refused."""
-    request = span_request()
+def send_spans(port: int, count: int, spans: int) -> int:
+    """Send `count` requests of `spans` spans, a few at a time; returns how many were refused."""
+    request = span_request(count=spans)
     refused = 0
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         export: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(TRACES)
@@ -68,13 +73,20 @@ def send_spans(port: int, count: int) -> int:
     return refused
 
 
+def run(kind: str, port: int, count: int, what: object) -> float:
+    """Send as a process of its own; the seconds that it took."""
+    command = [sys.executable, "-m", "bench.sender", kind, str(port), str(count), str(what)]
+    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return float(told["wall_s"])
+
+
 def main() -> None:
-    kind, port, count, *file = sys.argv[1:]
+    kind, port, count, what = sys.argv[1:]
     begin = time.monotonic()
     if kind == "records":
-        refused = send_records(int(port), int(count), *file)
+        refused = send_records(int(port), int(count), what)
     else:
-        refused = send_spans(int(port), int(count))
+        refused = send_spans(int(port), int(count), int(what))
     print(json.dumps({"refused": refused, "wall_s": time.monotonic() - begin}))
 
 

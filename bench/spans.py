@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from bench.figure import Figure
 from bench.payload import SPANS, span_request
 from bench.process import Agent
+from bench.sender import run
 
 
 def measure(rounds: int, requests: int) -> Iterator[Figure]:
@@ -22,11 +20,11 @@ def measure(rounds: int, requests: int) -> Iterator[Figure]:
     rates, walls = [], []
     with Agent() as agent:
         sent = 50
-        _send(agent, sent)
+        run("spans", agent.grpc, sent, SPANS)
         agent.wait_for(sent * SPANS, "tidegauge_folded_total", signal="traces")
         for _ in range(rounds):
             begin = agent.cpu_s()
-            walls.append(requests * SPANS / _send(agent, requests))
+            walls.append(requests * SPANS / run("spans", agent.grpc, requests, SPANS))
             sent += requests
             agent.wait_for(sent * SPANS, "tidegauge_folded_total", signal="traces")
             rates.append(requests * SPANS / (agent.cpu_s() - begin))
@@ -53,9 +51,3 @@ def _walk(raw: bytes) -> float:
                     key = attributes.get("model.name"), attributes.get("model.version"), span.name
                     durations[key].append(span.end_time_unix_nano - span.start_time_unix_nano)
     return repeats * SPANS / (time.process_time() - begin)
-
-
-def _send(agent: Agent, requests: int) -> float:
-    command = [sys.executable, "-m", "bench.sender", "spans", str(agent.grpc), str(requests)]
-    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return float(told["wall_s"])

@@ -23,7 +23,11 @@ from tidegauge.exporters.naming import metric_name
 from tidegauge.metric import Kind
 from tidegauge.pipeline import Pipeline
 from tidegauge.processors.latency import Latency
+from tidegauge.processors.logs import LogRecords
+from tidegauge.processors.received import Received
 from tidegauge.processors.report import METRICS
+from tidegauge.processors.stages import Stages
+from tidegauge.processors.timings import Timings
 from tidegauge.scrapers.gpu import FAMILIES
 from tidegauge.telemetry import COUNTERS, Telemetry
 
@@ -82,7 +86,15 @@ def metrics() -> list[tuple[str, str, Kind]]:
     """Name, unit and kind of each of them."""
     found = [(name, about.unit, about.kind) for name, about in METRICS.items()]
     found += [(name, family.unit, family.kind) for name, family in FAMILIES.items()]
-    collected = (*Latency(config.Latency()).collect(0), *asyncio.run(observed()).collect())
+    folded = (
+        Latency(config.Latency()),
+        Timings(config.Latency()),
+        Stages(config.Stages()),
+        LogRecords(config.Logs()),
+        Received(config.ReceivedMetrics()),
+    )
+    collected = [metric for one in folded for metric in one.collect(0)]
+    collected += asyncio.run(observed()).collect()
     return found + [(one.name, one.unit, one.kind) for one in collected]
 
 

@@ -9,13 +9,23 @@ from dataclasses import dataclass
 
 import pytest
 
-from tidegauge.batch import Otlp, Signal
+from tidegauge.batch import Signal
 from tidegauge.pipeline import Pipeline
 from tidegauge.telemetry import Telemetry
 
 
+@dataclass(frozen=True)
+class Sized:
+    """A batch that is nothing but its size."""
+
+    items: int
+    nbytes: int
+    signal: Signal
+    receiver: str = "otlp_grpc"
+
+
 def batch(items=10, nbytes=100, signal=Signal.LOGS):
-    return Otlp("otlp_grpc", signal, items, nbytes)
+    return Sized(items, nbytes, signal)
 
 
 @dataclass

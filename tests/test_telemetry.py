@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tidegauge.app import faults
-from tidegauge.batch import Otlp, Signal
+from tidegauge.batch import Logs
 from tidegauge.config import PipelineSettings
 from tidegauge.layout import layout_of
 from tidegauge.metric import Kind, Metric, Number
@@ -22,6 +22,7 @@ from tidegauge.shelf import Shelf
 from tidegauge.snapshot import Snapshots
 from tidegauge.telemetry import Telemetry
 from tidegauge.units import Duration, Size
+from tidegauge.wire.logs import LOG
 
 
 def test_counters_count_by_their_labels():
@@ -79,7 +80,7 @@ def test_a_stuck_consumer_is_not_healthy_and_its_counters_still_move():
         ):
             await asyncio.sleep(0.1)
             assert faults(settings, pipeline, publisher) == []
-            pipeline.offer(Otlp("otlp_grpc", Signal.LOGS, 3, 100))
+            pipeline.offer(Logs("otlp_grpc", b"", np.zeros(3, LOG)))
             await asyncio.sleep(0.5)
             reasons = faults(settings, pipeline, publisher)
             assert "on one step" in reasons[0]
@@ -104,7 +105,7 @@ def test_the_publisher_publishes_once_more_when_left():
             Publisher(pipeline, telemetry, snapshots, interval_s=60, observe=[lambda: observed.append(1)]),
         ):
             await asyncio.sleep(0)
-            pipeline.offer(Otlp("otlp_grpc", Signal.LOGS, 3, 100))
+            pipeline.offer(Logs("otlp_grpc", b"", np.zeros(3, LOG)))
         names = {m.name: m for m in snapshots.latest().metrics}
         assert names["tidegauge.accepted"].points[0].value == 3
         assert len(observed) == 2

@@ -7,16 +7,23 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
-from tidegauge.config import Config, ConfigError, PipelineSettings, Problem
+from tidegauge.config import Config, ConfigError, Destination, OtlpExporter, PipelineSettings, Problem
 from tidegauge.exporters.channel import Collector
-from tidegauge.exporters.forward import Forwarder
+from tidegauge.exporters.fanout import Fanout
+from tidegauge.exporters.forward import DEFAULT, Forwarder
+from tidegauge.exporters.lock import StateLock
 from tidegauge.exporters.otlp import OtlpPush
 from tidegauge.exporters.pages import Pages
-from tidegauge.pipeline import Pipeline
+from tidegauge.pipeline import Pipeline, Processor
 from tidegauge.processors.drift import Drift
 from tidegauge.processors.latency import Latency
+from tidegauge.processors.logs import LogRecords
+from tidegauge.processors.received import Received
+from tidegauge.processors.stages import Stages
+from tidegauge.processors.timings import Timings
 from tidegauge.profile import ProfileError, Reference
 from tidegauge.publisher import Publisher
 from tidegauge.receivers.flight import FlightReceiver
@@ -57,11 +64,10 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
     telemetry, snapshots = Telemetry(), Snapshots()
     # Leaving takes at most: receivers 2 x 15 %, GPU poll 1 s, queue 30 %, collector 2 x 15 %.
     drain_s = float(config.pipeline.drain_timeout)
-    processors = (
-        Latency(config.latency),
-        Drift(config.drift, references, None if shelf is None else shelf.keep),
+    drift = Drift(config.drift, references, None if shelf is None else shelf.keep)
+    pipeline = Pipeline(
+        _processors(config, drift), telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s
     )
-    pipeline = Pipeline(processors, telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s)
     publisher: Publisher | None = None
     state = ["starting"]
 
@@ -74,21 +80,20 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
                 ready=lambda: state,
             )
         )
-        forwarder = await _export(config, stack, telemetry, snapshots, 0.15 * drain_s)
+        fanout = await _export(config, stack, telemetry, snapshots, 0.15 * drain_s)
         publisher = await stack.enter_async_context(
             Publisher(
                 pipeline,
                 telemetry,
                 snapshots,
                 interval_s=config.pipeline.publish_interval,
-                observe=() if forwarder is None else (forwarder.observe,),
+                observe=(fanout.observe,),
             )
         )
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
             await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
-        forward = None if forwarder is None else forwarder.offer
-        otlp = OtlpReceiver(pipeline, telemetry, config.identity, forward)
+        otlp = OtlpReceiver(pipeline, telemetry, config.identity, fanout.offer, config.latency.timings)
         flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
         grace_s = 0.15 * drain_s
         http = await stack.enter_async_context(HttpReceiver(config.receivers.http, otlp, grace_s=grace_s))
@@ -100,6 +105,17 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         await stop.wait()
         state.append("stopping")
     return pipeline.stalled_s == 0.0
+
+
+def _processors(config: Config, drift: Drift) -> list[Processor]:
+    """All that fold, in the order of their metrics on the page."""
+    processors: list[Processor] = [Latency(config.latency), Timings(config.latency)]
+    if config.stages.enabled:
+        processors.append(Stages(config.stages))
+    processors += [drift, LogRecords(config.logs)]
+    if config.metrics.enabled:
+        processors.append(Received(config.metrics))
+    return processors
 
 
 def faults(settings: PipelineSettings, pipeline: Pipeline, publisher: Publisher | None) -> list[str]:
@@ -118,25 +134,58 @@ def faults(settings: PipelineSettings, pipeline: Pipeline, publisher: Publisher 
 
 async def _export(
     config: Config, stack: AsyncExitStack, telemetry: Telemetry, snapshots: Snapshots, drain_s: float
-) -> Forwarder | None:
-    """Start what talks to the collector; the forwarder, where received OTLP is to be passed on."""
-    settings = config.exporters.otlp
-    if settings.endpoint is None:
-        return None
-    collector = await stack.enter_async_context(Collector(settings))
-    await stack.enter_async_context(
-        OtlpPush(
-            collector,
-            snapshots,
-            telemetry,
-            resource=config.resource,
-            interval_s=settings.interval,
-            last_push_s=drain_s,
+) -> Fanout:
+    """Start what talks to collectors; returns what passes received OTLP on to them."""
+    forwarders = []
+    folders = _queue_folders(config)
+    if folders:
+        stack.enter_context(StateLock(Path(config.state_dir or "")))
+    for name, (path, settings) in destinations(config).items():
+        collector = await stack.enter_async_context(Collector(settings, path))
+        if isinstance(settings, OtlpExporter):
+            push = OtlpPush(
+                collector,
+                snapshots,
+                telemetry,
+                resource=config.resource,
+                interval_s=settings.interval,
+                last_push_s=drain_s,
+            )
+            await stack.enter_async_context(push)
+            if not settings.forward:
+                continue
+        folder = folders.get(name)
+        forwarders.append(
+            Forwarder(collector, telemetry, settings, name=name, folder=folder, drain_s=drain_s)
         )
-    )
-    if not settings.forward:
-        return None
-    return await stack.enter_async_context(Forwarder(collector, telemetry, settings, drain_s=drain_s))
+    return await stack.enter_async_context(Fanout(forwarders))
+
+
+def destinations(config: Config) -> dict[str, tuple[str, Destination]]:
+    """The collectors by name, each with the path of its settings in the configuration."""
+    found: dict[str, tuple[str, Destination]] = {}
+    if config.exporters.otlp.endpoint is not None:
+        found[DEFAULT] = ("exporters.otlp", config.exporters.otlp)
+    for index, one in enumerate(config.exporters.collectors):
+        found[one.name] = (f"exporters.collectors[{index}]", one)
+    return found
+
+
+def _queue_folders(config: Config) -> dict[str, Path]:
+    """The folders of the disk queues that are to be, by the collector's name."""
+    if config.state_dir is None:
+        return {}
+    queues = Path(config.state_dir, "queue")
+    wanted = {
+        name: queues / name
+        for name, (_, settings) in destinations(config).items()
+        if settings.disk_queue.size and not (isinstance(settings, OtlpExporter) and not settings.forward)
+    }
+    for path in sorted(queues.glob("*/*.*")):
+        if path.parent not in wanted.values():
+            log.warning("%s is left from earlier, and no collector is named so now", path.parent)
+            break
+    return wanted
 
 
 def load_references(config: Config) -> list[Reference]:

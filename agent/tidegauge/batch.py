@@ -43,16 +43,6 @@ class Batch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Otlp:
-    """A received metrics or logs request: counted, forwarded, not yet read further."""
-
-    receiver: str
-    signal: Signal
-    items: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Spans:
     """The spans of one OTLP trace request, as columns over its wire bytes.
 
@@ -76,6 +66,54 @@ class Spans:
     @property
     def nbytes(self) -> int:
         return len(self.raw) + self.columns.nbytes + self.marks.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The data points of one OTLP metrics request, as columns over its wire bytes.
+
+    `columns` is a structured array of `wire.metrics.POINT`; offsets point into `raw`, the request.
+    """
+
+    receiver: str
+    raw: bytes
+    columns: npt.NDArray[np.void]
+
+    @property
+    def signal(self) -> Signal:
+        return Signal.METRICS
+
+    @property
+    def items(self) -> int:
+        return len(self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.raw) + self.columns.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """The log records of one OTLP logs request, as columns over its wire bytes.
+
+    `columns` is a structured array of `wire.logs.LOG`; offsets point into `raw`, the request.
+    """
+
+    receiver: str
+    raw: bytes
+    columns: npt.NDArray[np.void]
+
+    @property
+    def signal(self) -> Signal:
+        return Signal.LOGS
+
+    @property
+    def items(self) -> int:
+        return len(self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.raw) + self.columns.nbytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import types
 from collections.abc import Mapping
 from itertools import pairwise
@@ -13,7 +14,7 @@ import msgspec
 import yaml
 
 from tidegauge.environment import otlp_from_environment
-from tidegauge.units import Duration, Size, parse_endpoint
+from tidegauge.units import Allowance, Duration, Size, parse_endpoint
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -26,11 +27,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class GrpcReceiver(Settings, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:4317"
     max_message_size: Size = Size("64MiB")
+    max_receiving: Size = Size("256MiB")
+    max_connections: Positive = 4_096
+    timeout: Duration = Duration("30s")
+    idle_timeout: Duration = Duration("10m")
 
 
 class HttpReceiver(Settings, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:4318"
     max_message_size: Size = Size("64MiB")
+    max_receiving: Size = Size("128MiB")
+    max_connections: Positive = 4_096
+    timeout: Duration = Duration("30s")
+    idle_timeout: Duration = Duration("10m")
 
 
 class RecordLimits(Settings, frozen=True, kw_only=True):
@@ -59,22 +68,54 @@ class Prometheus(Settings, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:9464"
 
 
-class OtlpExporter(Settings, frozen=True, kw_only=True):
+class OtlpSignal(enum.StrEnum):
+    TRACES = "traces"
+    METRICS = "metrics"
+    LOGS = "logs"
+
+
+class DiskQueue(Settings, frozen=True, kw_only=True):
+    """What waits for a collector, on disk: on where `state_dir` is set and `size` is not zero."""
+
+    size: Allowance = Allowance("1GiB")
+    when_full: Literal["drop_oldest", "drop_newest"] = "drop_oldest"
+    sync: Literal["interval", "never"] = "interval"
+    sync_interval: Duration = Duration("1s")
+    max_elapsed: Duration = Duration("1d")
+
+
+class Destination(Settings, frozen=True, kw_only=True):
+    """A collector that received OTLP is forwarded to."""
+
     endpoint: str | None = None
-    forward: bool = True
+    protocol: Literal["grpc", "http/protobuf"] = "grpc"
+    signals: tuple[OtlpSignal, ...] = tuple(OtlpSignal)
     headers: dict[str, str] = {}
     compression: Literal["gzip", "none"] = "none"
     certificate: str | None = None
     timeout: Duration = Duration("10s")
-    interval: Duration = Duration("15s")
     queue_size: Size = Size("64MiB")
     batch_size: Size = Size("4MiB")
+    in_flight: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     max_elapsed: Duration = Duration("5m")
+    disk_queue: DiskQueue = DiskQueue()
+
+
+class OtlpExporter(Destination, frozen=True, kw_only=True):
+    """The collector that the agent's own metrics go to as well."""
+
+    forward: bool = True
+    interval: Duration = Duration("15s")
+
+
+class FurtherCollector(Destination, frozen=True, kw_only=True):
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class Exporters(Settings, frozen=True, kw_only=True):
     prometheus: Prometheus = Prometheus()
     otlp: OtlpExporter = OtlpExporter()
+    collectors: tuple[FurtherCollector, ...] = ()
 
 
 class PipelineSettings(Settings, frozen=True, kw_only=True):
@@ -98,9 +139,50 @@ class IdentityAttributes(Settings, frozen=True, kw_only=True):
     data_source: tuple[str, ...] = ("data_source", "model.data_source")
 
 
+class Timings(Settings, frozen=True, kw_only=True):
+    """Span attributes that tell parts of a request: the first one present counts. One for each Mark."""
+
+    time_to_first_token: tuple[str, ...] = (
+        "gen_ai.latency.time_to_first_token",
+        "gen_ai.response.time_to_first_chunk",
+    )
+    time_per_output_token: tuple[str, ...] = ("time_per_token",)
+    queue: tuple[str, ...] = ("gen_ai.latency.time_in_queue", "queue_time")
+    prefill: tuple[str, ...] = ("gen_ai.latency.time_in_model_prefill",)
+    decode: tuple[str, ...] = ("gen_ai.latency.time_in_model_decode",)
+    inference: tuple[str, ...] = ("gen_ai.latency.time_in_model_inference", "inference_time")
+    validation: tuple[str, ...] = ("validation_time",)
+    total: tuple[str, ...] = ("gen_ai.latency.e2e", "total_time")
+    input_tokens: tuple[str, ...] = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
+    output_tokens: tuple[str, ...] = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
+    cold_start: tuple[str, ...] = ("faas.coldstart",)
+
+
 class Latency(Settings, frozen=True, kw_only=True):
     spans: Literal["requests", "all"] = "requests"
     max_series: Positive = 2_000
+    exemplars: bool = True
+    timings: Timings = Timings()
+
+
+class ReceivedMetrics(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    max_series: Positive = 10_000
+    max_metrics: Positive = 1_000
+    stale_after: Duration = Duration("5m")
+
+
+class Stages(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    linger: Duration = Duration("5s")
+    max_duration: Duration = Duration("1m")
+    max_spans: Annotated[int, msgspec.Meta(ge=1024, le=2**24)] = 65_536
+    max_series: Positive = 2_000
+    cold_start_spans: tuple[str, ...] = ("model.load", "load_model")
+
+
+class Logs(Settings, frozen=True, kw_only=True):
+    max_series: Positive = 1_000
 
 
 class Drift(Settings, frozen=True, kw_only=True):
@@ -140,6 +222,9 @@ class Config(Settings, frozen=True, kw_only=True):
     pipeline: PipelineSettings = PipelineSettings()
     identity: IdentityAttributes = IdentityAttributes()
     latency: Latency = Latency()
+    metrics: ReceivedMetrics = ReceivedMetrics()
+    stages: Stages = Stages()
+    logs: Logs = Logs()
     drift: Drift = Drift()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}
@@ -238,7 +323,7 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
 
 
 def _plain(kind: Any, raw: Any) -> Any:
-    if kind in (Duration, Size):
+    if kind in (Allowance, Duration, Size):
         return kind(raw)
     if get_origin(kind) is tuple and get_args(kind)[0] is Duration:
         return tuple(map(Duration, msgspec.convert(raw, list[Any])))
@@ -310,17 +395,39 @@ def _contradictions(config: Config) -> list[Problem]:
 
 
 def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> list[Problem]:
-    endpoint = config.exporters.otlp.endpoint
-    if endpoint is None:
-        return []
-    path = "exporters.otlp.endpoint"
+    problems: list[Problem] = []
+    if config.exporters.otlp.endpoint is not None:
+        problems += _destination_problems("exporters.otlp", config.exporters.otlp, own)
+    names = ["default"]
+    for index, one in enumerate(config.exporters.collectors):
+        path = f"exporters.collectors[{index}]"
+        if one.name in names:
+            problems.append(Problem(f"{path}.name", f"{one.name} is taken", "give each collector its own"))
+        names.append(one.name)
+        if one.endpoint is None:
+            problems.append(Problem(f"{path}.endpoint", "is required"))
+        else:
+            problems += _destination_problems(path, one, own)
+    return problems
+
+
+def _destination_problems(
+    path: str, settings: Destination, own: Mapping[tuple[str, int], str]
+) -> list[Problem]:
+    endpoint, http = str(settings.endpoint), settings.protocol == "http/protobuf"
     scheme, separator, rest = endpoint.partition("://")
+    problem, hint = "", f"write http://HOST:{4318 if http else 4317}, or https:// for TLS"
     if not separator or scheme not in ("http", "https"):
-        return [Problem(path, f"{endpoint} is not a URL", "write http://HOST:4317, or https:// for TLS")]
-    try:
-        host, port = parse_endpoint(rest.rstrip("/"), default_port=4317)
-    except ValueError as error:
-        return [Problem(path, str(error), "write http://HOST:4317")]
-    if ("127.0.0.1" if host == "localhost" else host, port) in own:
-        return [Problem(path, f"{endpoint} is this agent itself", "name the collector behind it")]
-    return []
+        problem = f"{endpoint} is not a URL"
+    else:
+        # Over HTTP the collector may be somewhere below a path.
+        authority = rest.partition("/")[0] if http else rest.rstrip("/")
+        default_port = (443 if scheme == "https" else 80) if http else 4317
+        try:
+            host, port = parse_endpoint(authority, default_port)
+        except ValueError as error:
+            problem = str(error)
+        else:
+            if ("127.0.0.1" if host == "localhost" else host, port) in own:
+                problem, hint = f"{endpoint} is this agent itself", "name the collector behind it"
+    return [Problem(f"{path}.endpoint", problem, hint)] if problem else []

@@ -20,7 +20,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 class Snapshots:
     """Holds the latest metrics of each source. Written on the event loop, read from anywhere.
 
-    Sources publish disjoint metric names; `latest` is their union in order of first publication.
+    Sources publish disjoint metric names; `latest` is their union in order of first publication, what
+    senders made last of all: on a page the first of two metrics keeps a name that both want.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,13 @@ class Snapshots:
     def publish(self, source: str, metrics: tuple[Metric, ...]) -> None:
         """Replace what `source` published before."""
         self._sources[source] = metrics
-        union = tuple(metric for part in self._sources.values() for metric in part)
+        union = tuple(
+            metric
+            for received in (False, True)
+            for part in self._sources.values()
+            for metric in part
+            if metric.received is received
+        )
         self._latest = Snapshot(self._latest.generation + 1, time.time_ns(), union)
 
     def latest(self) -> Snapshot:

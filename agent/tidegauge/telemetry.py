@@ -22,6 +22,8 @@ COUNTERS = {
     "dropped": "Accepted items that were lost or left out, by reason.",
     "exported": "Items handed on, by exporter.",
     "export.dropped": "Items that an exporter gave up, by exporter and reason.",
+    "export.restored": "Items that a disk queue held at the start, from an earlier run.",
+    "export.unsaved": "Items that a disk queue was to hold and could not: they are in memory only.",
     "export.retries": "Attempts of an exporter that failed and were tried again.",
 }
 """Counter names, without the `tidegauge.` prefix, and what each means."""

@@ -59,6 +59,18 @@ class Size(int):
         return super().__new__(cls, size)
 
 
+class Allowance(Size):
+    """Bytes, written with a unit; `0B` for nothing at all.
+
+    >>> Allowance("1GiB"), Allowance("0B")
+    (1073741824, 0)
+    """
+
+    def __new__(cls, text: Any) -> Self:
+        """Raises ValueError for anything but a NUMBER UNIT, 0B or 0."""
+        return int.__new__(cls, 0) if text in ("0B", 0) else super().__new__(cls, text)
+
+
 def parse_endpoint(text: str, default_port: int | None = None) -> tuple[str, int]:
     """Split HOST:PORT; an IPv6 host stands in brackets.
 

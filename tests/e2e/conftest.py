@@ -73,16 +73,23 @@ class Process:
 
     running: ClassVar[list[Process]] = []
 
-    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], folder: Path, environ: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self._command = command
+        self._environ = os.environ | (environ or {})
         self._log = folder / f"{name}.log"
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environ,
             )
         self.running.append(self)
 
@@ -105,6 +112,14 @@ class Process:
             self._child.kill()
             self._child.wait()
             raise AssertionError(f"{self.name} did not stop in {STOP_S:g} s\n{self.log()}") from None
+
+    def kill(self) -> None:
+        """End it as the kernel's out-of-memory killer does: SIGKILL, at once."""
+        assert self._child is not None
+        self.running.remove(self)
+        self._child.kill()
+        self._child.wait()
+        self._child = None
 
     def log(self) -> str:
         """The end of what it wrote."""
@@ -152,9 +167,9 @@ class Agent(Process):
 
 
 class Prometheus(Process):
-    """A Prometheus that scrapes one target every second."""
+    """A Prometheus that scrapes one target every second, with some feature flags."""
 
-    def __init__(self, binary: Path, folder: Path, target_port: int) -> None:
+    def __init__(self, binary: Path, folder: Path, target_port: int, *features: str) -> None:
         self.port = free_port()
         scrape = {"job_name": "tidegauge", "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}]}
         timing = {"scrape_interval": "1s", "scrape_timeout": "1s"}
@@ -165,6 +180,7 @@ class Prometheus(Process):
             f"--config.file={config}",
             f"--storage.tsdb.path={folder / 'tsdb'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
+            *([f"--enable-feature={','.join(features)}"] if features else []),
         ]
         super().__init__("prometheus", command, folder)
 
@@ -196,7 +212,13 @@ class Collector(Process):
         self.grpc = free_port()
         self._files = {signal: folder / f"{signal}.otlp" for signal in signals}
         files = {
-            f"file/{signal}": {"path": str(path), "format": "proto", "flush_interval": "200ms"}
+            f"file/{signal}": {
+                # By default it would empty the file when it starts again.
+                "path": str(path),
+                "format": "proto",
+                "flush_interval": "200ms",
+                "append": True,
+            }
             for signal, path in self._files.items()
         }
         config = {
@@ -291,6 +313,20 @@ def processes() -> Iterator[ExitStack]:
         yield started
 
 
+@pytest.fixture
+def start_process(folder: Callable[[], Path]) -> Iterator[Callable[..., Process]]:
+    """Starts a child by name, command and environment; ended after the test."""
+    with ExitStack() as started:
+
+        def start(name: str, command: list[str], environ: dict[str, str]) -> Process:
+            process = Process(name, command, folder(), environ)
+            started.callback(process.end)
+            process.start()
+            return process
+
+        yield start
+
+
 @pytest.fixture(scope="module")
 def start_agent(folder: Callable[[], Path], processes: ExitStack) -> Callable[..., Agent]:
     def start(**settings: Any) -> Agent:
@@ -305,9 +341,9 @@ def start_agent(folder: Callable[[], Path], processes: ExitStack) -> Callable[..
 @pytest.fixture(scope="module")
 def start_prometheus(
     tool: Callable[[str, str], Path], folder: Callable[[], Path], processes: ExitStack
-) -> Callable[[int], Prometheus]:
-    def start(target_port: int) -> Prometheus:
-        prometheus = Prometheus(tool("prometheus", "prometheus"), folder(), target_port)
+) -> Callable[..., Prometheus]:
+    def start(target_port: int, *features: str) -> Prometheus:
+        prometheus = Prometheus(tool("prometheus", "prometheus"), folder(), target_port, *features)
         processes.callback(prometheus.end)
         prometheus.start()
         return prometheus

@@ -29,6 +29,7 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 MOVED, STILL, COLOUR = "moved", "still", "colour"
 COUNTS = ("feature_window_count", "feature_reference_count")
 WHO = 'model="fraud",version="2.1"'
+LATENCY = f"model_inference_latency_seconds{{{WHO}}}"
 
 
 class Scene(NamedTuple):
@@ -86,7 +87,7 @@ def send_records(port: int) -> None:
 @pytest.fixture(scope="module")
 def scene(
     start_agent: Callable[..., Any],
-    start_prometheus: Callable[[int], Any],
+    start_prometheus: Callable[..., Any],
     folder: Callable[[], Path],
     until: Callable[..., Any],
 ) -> Scene:
@@ -170,6 +171,56 @@ def test_buckets_counts_and_sums_are_exact(scene: Scene) -> None:
     assert by_status == {"ok": SPANS - ERRORS, "error": ERRORS}
     total = scene.prometheus.value(f"sum(model_inference_latency_seconds_sum{{{WHO}}})")
     assert total == pytest.approx(scene.durations_s.sum(), rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def native(scene: Scene, start_prometheus: Callable[..., Any], until: Callable[..., Any]) -> Any:
+    """A Prometheus that asks for native histograms, and so for protobuf."""
+    prometheus = start_prometheus(scene.agent.pages, "native-histograms")
+    until(lambda: prometheus.value(f"histogram_count(sum({LATENCY}))") == SPANS)
+    return prometheus
+
+
+@pytest.mark.parametrize("quantile", [0.001, 0.01, 0.5, 0.9, 0.99, 0.999])
+def test_native_quantiles_keep_the_promised_error(scene: Scene, native: Any, quantile: float) -> None:
+    found = native.value(f"histogram_quantile({quantile}, sum({LATENCY}))")
+    exact = float(np.quantile(scene.durations_s, quantile, method="inverted_cdf"))
+    scale = 8
+    while np.ptp(np.ceil(np.log2(scene.durations_s) * 2**scale)) >= 160:
+        scale -= 1
+    base = 2**2.0**-scale
+    # The exact one lies in the bucket of that rank, and Prometheus interpolates within it, so both lie
+    # between ends that are a factor of `base` apart: twice what a harmonic mean promises, and a little.
+    assert scale >= 3
+    assert abs(found - exact) / exact <= base - 1
+    # Of classic buckets no more than a factor of the square root of two can be promised.
+    assert base < 2**0.5 / 1.2
+
+
+def test_native_counts_and_sums_are_exact(scene: Scene, native: Any) -> None:
+    by_status = native.query(f"histogram_count({LATENCY})", by="status")
+    assert by_status == {"ok": SPANS - ERRORS, "error": ERRORS}
+    total = native.value(f"histogram_sum(sum({LATENCY}))")
+    assert total == pytest.approx(scene.durations_s.sum(), rel=1e-12)
+    # A share up to a bound of both kinds of bucket needs no interpolation.
+    share = native.value(f"histogram_fraction(0, 0.03125, sum({LATENCY}))")
+    assert share == pytest.approx(np.count_nonzero(scene.durations_s <= 0.03125) / SPANS, rel=1e-12)
+
+
+def test_protobuf_and_openmetrics_say_the_same(scene: Scene, native: Any, until: Callable[..., Any]) -> None:
+    """All series but histograms, which are classic here and native there, and what differs with time."""
+    where = (
+        'job="tidegauge",__name__!~"model_inference_latency_seconds.*|prediction_histogram.*|scrape_.*|up"'
+    )
+
+    def series(prometheus: Any) -> dict[str, str]:
+        result = prometheus.api("query", query=f"{{{where}}}")["result"]
+        return {str(sorted(one["metric"].items())): one["value"][1] for one in result}
+
+    found = series(native)
+    assert len(found) > 100
+    until(lambda: series(native) == series(scene.prometheus))
+    assert native.value("up") == 1
 
 
 def test_only_the_moved_feature_drifts(scene: Scene) -> None:

@@ -4,8 +4,8 @@
     python3 tests/e2e/tools.py --where   print as JSON where each is, or why it is not
 
 Everything goes to ${XDG_CACHE_HOME:-~/.cache}/tidegauge-tools, in a directory per version, and
-comes into place whole or not at all. Uses the standard library, apt-get and go; what cannot be had
-is named with the reason, and the exit status stays 0: the tests decide what its absence means.
+comes into place whole or not at all. Uses the standard library, apt-get, go and pip; what cannot
+be had is named with the reason, and the exit status stays 0: the tests decide what its absence means.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from typing import NamedTuple
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegauge-tools"
 MANIFEST = Path(__file__).with_name("collector-build.yaml")
+SERVERS = Path(__file__).with_name("servers")
+# The pins are for this one, which Debian 12 has; MLServer takes none later than 3.12.
+PYTHON = sys.executable if sys.version_info[:2] == (3, 11) else "python3.11"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder"
 
 
@@ -38,6 +41,7 @@ class Tool(NamedTuple):
     at_least: tuple[int, ...]
     needs: str
     fetch: Callable[[Path], None]
+    version: Callable[[Path], tuple[int, ...]]
 
 
 def main() -> None:
@@ -58,7 +62,7 @@ def where(tool: Tool) -> dict[str, object]:
         reason = "run `make tools`" if obtainable else f"{tool.needs} is not on this machine"
         return {"missing": reason, "obtainable": obtainable}
     try:
-        version = max(version_of(tool.directory / name) for name in tool.binaries)
+        version = tool.version(tool.directory)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         return {"missing": f"the cached one does not run: {error}", "obtainable": obtainable}
     if version < tool.at_least:
@@ -93,12 +97,17 @@ def fill(tool: Tool) -> None:
         made.rename(tool.directory)
 
 
-def version_of(binary: Path) -> tuple[int, ...]:
-    text = run([str(binary), "--version"])
-    found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", text)
+def version_of(text: str, before: str = "version v?") -> tuple[int, ...]:
+    """The three numbers that follow `before`."""
+    found = re.search(before + r"(\d+)\.(\d+)\.(\d+)", text)
     if found is None:
         raise ValueError(f"no version in {text[:80]!r}")
     return tuple(map(int, found.groups()))
+
+
+def told(*binaries: str) -> Callable[[Path], tuple[int, ...]]:
+    """The version that binaries give for themselves."""
+    return lambda directory: max(version_of(run([str(directory / name), "--version"])) for name in binaries)
 
 
 def run(command: list[str], cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
@@ -156,6 +165,27 @@ def fetch_collector(made: Path) -> None:
     manifest.unlink()
 
 
+def server(name: str, package: str) -> Tool:
+    """A model server from PyPI in a virtual environment of its own; its pins are its whole content."""
+    pins = SERVERS / f"{name}.txt"
+    key = hashlib.sha256(pins.read_bytes()).hexdigest()[:8]
+
+    def fetch(made: Path) -> None:
+        # pip writes the interpreter's path into scripts, and `made` is not where they end up: they are
+        # run as modules.
+        say(f"{name}: pip install, a minute or two")
+        run([PYTHON, "-m", "venv", str(made)])
+        install = [str(made / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+        run([*install, "--disable-pip-version-check", "--requirement", str(pins)])
+
+    def version(directory: Path) -> tuple[int, ...]:
+        ask = f"from importlib.metadata import version; print('version', version({package!r}))"
+        return version_of(run([str(directory / "bin" / "python"), "-c", ask]))
+
+    wanted = version_of(pins.read_text(), f"(?m)^{package}==")
+    return Tool(name, CACHE / f"{name}-{key}", ("bin/python",), wanted, PYTHON, fetch, version)
+
+
 def _release() -> str:
     try:
         names = platform.freedesktop_os_release()
@@ -182,6 +212,7 @@ TOOLS = (
         (2, 42, 0),  # Debian 12's
         "apt-get",
         fetch_prometheus,
+        told("prometheus", "promtool"),
     ),
     Tool(
         "collector",
@@ -190,7 +221,11 @@ TOOLS = (
         tuple(map(int, COLLECTOR_VERSION.split("."))),
         "go",
         fetch_collector,
+        told("otelcol-tidegauge"),
     ),
+    server("mlserver", "mlserver"),
+    server("bentoml", "bentoml"),
+    server("litserve", "litserve"),
 )
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
-"""A collector: a real gRPC server with OpenTelemetry's own services, which keeps what it is sent."""
+"""A collector that keeps what it is sent, a real gRPC server; and a reader of the protobuf exposition."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.unknown_fields import UnknownFieldSet
 from google.rpc.error_details_pb2 import DebugInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from grpc_tools import protoc
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -164,3 +168,46 @@ def closed_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def read_families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], list[Any]]:
+    """Reads a protobuf exposition into messages of classes that protoc made of proto/prometheus.proto."""
+    proto = Path(__file__).parents[2] / "proto"
+    compiled = tmp_path_factory.mktemp("proto") / "prometheus.bin"
+    google = Path(protoc.__file__).with_name("_proto")
+    command = [f"-I{proto}", f"-I{google}", f"--descriptor_set_out={compiled}", "prometheus.proto"]
+    assert protoc.main(["protoc", *command]) == 0
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(timestamp_pb2.DESCRIPTOR.serialized_pb)
+    for file in descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes()).file:
+        pool.Add(file)
+    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName("io.prometheus.client.MetricFamily"))
+
+    def read(body: bytes) -> list[Any]:
+        found, place = [], 0
+        while place < len(body):
+            size, shift = 0, 0
+            while True:
+                byte = body[place]
+                place += 1
+                size |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    break
+            assert place + size <= len(body)
+            found.append(kind.FromString(body[place : place + size]))
+            place += size
+            assert not has_unknown_fields(found[-1])
+        return found
+
+    return read
+
+
+def has_unknown_fields(message: Any) -> bool:
+    """Whether the message or one inside it carries what the .proto does not name."""
+    if len(UnknownFieldSet(message)):
+        return True
+    inner = [value for field, value in message.ListFields() if field.message_type is not None]
+    listed = [one for value in inner for one in (value if hasattr(value, "__len__") else [value])]
+    return any(map(has_unknown_fields, listed))

@@ -15,7 +15,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tidegauge.batch import Signal
 from tidegauge.config import ConfigError, OtlpExporter
-from tidegauge.exporters.channel import Collector, Outcome, Verdict
+from tidegauge.exporters.channel import Collector
+from tidegauge.exporters.outcome import Outcome, Verdict
 
 # OTLP specification, "Failures": the table of codes.
 RETRYABLE = {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"}

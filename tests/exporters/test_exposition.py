@@ -1,10 +1,12 @@
-"""The exposition, read back by prometheus_client's own parsers."""
+"""Pages: what is on them, read back by prometheus_client's own parsers; and what is written anew."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +14,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from tidegauge.exporters.exposition import Format, half_power_counts, render
-from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number
+from tidegauge.exporters.exposition import BLOCK_POINTS, Format, Renderer, render, renderer
+from tidegauge.exporters.families import Family
+from tidegauge.exporters.text_format import Text
+from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number, Point, Summary
 from tidegauge.stats.exponential import explicit_bounds
 
 NASTY = 'quote " backslash \\ newline \n tab \t unicode ü 漢 🌊 } { , ='
@@ -57,7 +61,10 @@ def exponential(name: str = "model.inference.latency", **changes: object) -> Met
     return Metric(name, Kind.EXPONENTIAL_HISTOGRAM, "s", "Latency.", (point,), 1)
 
 
-@pytest.fixture(params=Format)
+TEXTS = (Format.TEXT, Format.OPENMETRICS)
+
+
+@pytest.fixture(params=TEXTS)
 def form(request: pytest.FixtureRequest) -> Format:
     return request.param
 
@@ -77,7 +84,7 @@ def test_labels_come_back(form: Format) -> None:
     assert [sample.labels for sample in found] == [{"what_ever": NASTY}]
 
 
-@given(st.sampled_from(Format), st.dictionaries(st.sampled_from("abcde"), st.text(min_size=1)))
+@given(st.sampled_from(TEXTS), st.dictionaries(st.sampled_from("abcde"), st.text(min_size=1)))
 def test_any_label_comes_back(form: Format, pairs: dict[str, str]) -> None:
     attributes = tuple(pairs.items())
     assert [sample.labels for sample in samples(form, gauge("a", 1.0, attributes))] == [pairs]
@@ -113,6 +120,39 @@ def test_explicit_histogram(form: Format) -> None:
     assert value(found, f"{name}_sum", output="score") == 6.5
 
 
+def test_values_below_zero_are_counted_and_not_summed(form: Format) -> None:
+    metric = exponential(negative_offset=0, negative_counts=(3, 0, 1), sum=-9.0)
+    found = samples(form, metric)
+    assert {sample.name for sample in found} == {"model_inference_latency_seconds_bucket"}
+    name = "model_inference_latency_seconds_bucket"
+    assert value(found, name, operation="predict", le=repr(explicit_bounds()[0])) == 2 + 4
+    assert value(found, name, operation="predict", le="+Inf") == 14 + 4
+
+
+def test_what_is_not_seconds_has_bounds_of_its_own(form: Format) -> None:
+    point = ExponentialHistogram((), 0, 6, (3, 4), 1, 900.0, 65.0, 255.0)
+    metric = Metric("tokens", Kind.EXPONENTIAL_HISTOGRAM, "{token}", "", (point,))
+    found = samples(form, metric)
+    for le, expected in (("64.0", 1), ("128.0", 4), ("256.0", 8), ("1.048576e+06", 8), ("+Inf", 8)):
+        assert value(found, "tokens_bucket", le=le) == expected
+    assert value(found, "tokens_count") == 8
+
+
+def test_summaries(form: Format) -> None:
+    point = Summary((("k", "v"),), 4, 6.5, ((0.5, 1.0), (0.99, 3.0), (1.0, math.nan)))
+    found = samples(form, Metric("s", Kind.SUMMARY, "", "", (point,)))
+    assert value(found, "s", k="v", quantile="0.5") == 1.0
+    assert value(found, "s", k="v", quantile="0.99") == 3.0
+    assert math.isnan(value(found, "s", k="v", quantile="1.0"))
+    assert (value(found, "s_count", k="v"), value(found, "s_sum", k="v")) == (4, 6.5)
+
+
+def test_a_summary_of_what_is_below_zero_keeps_its_count(form: Format) -> None:
+    point = Summary((), 4, -6.5, ((0.5, -1.0),))
+    found = samples(form, Metric("s", Kind.SUMMARY, "", "", (point,)))
+    assert [(sample.name, sample.value) for sample in found] == [("s_count", 4)]
+
+
 def test_a_sum_that_may_fall_is_not_told(form: Format) -> None:
     point = Histogram((), (-1.0, 1.0), (1, 2, 3), -4.0)
     found = samples(form, Metric("p", Kind.HISTOGRAM, "", "", (point,)))
@@ -140,40 +180,6 @@ def test_exponential_histogram(form: Format) -> None:
         assert value(found, f"{name}_bucket", operation="predict", le=bound) == expected
     assert value(found, f"{name}_bucket", operation="predict", le="+Inf") == 14
     assert value(found, f"{name}_sum", operation="predict") == 1.75
-
-
-@given(
-    st.lists(st.floats(1e-6, 1e3), max_size=60),
-    st.integers(0, 3),
-    st.integers(1, 8),
-)
-def test_cumulative_counts_are_exact_at_scale_one_and_above(
-    observations: list[float], zeros: int, scale: int
-) -> None:
-    # Bucket mid-points stand for the observations, so that no rounding at a bound is at issue.
-    indices = [math.floor(math.log2(number) * 2**scale) for number in observations]
-    exact = np.array([2.0 ** ((index + 0.5) / 2**scale) for index in indices] + [0.0] * zeros)
-    point = ExponentialHistogram((), scale, *dense(indices), zeros, 0.0, 0.0, 0.0)
-    expected = [int(np.count_nonzero(exact <= 2.0 ** (k / 2))) for k in range(-26, 11)]
-    expected.append(len(exact))
-    assert half_power_counts(point) == expected
-
-
-@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=60), st.integers(-4, 0))
-def test_below_scale_one_no_bound_counts_what_may_lie_above_it(observations: list[float], scale: int) -> None:
-    indices = [math.floor(math.log2(number) * 2.0**scale) for number in observations]
-    point = ExponentialHistogram((), scale, *dense(indices), 0, 0.0, 0.0, 0.0)
-    upper = np.array([2.0 ** ((index + 1) * 2.0**-scale) for index in indices])
-    expected = [int(np.count_nonzero(upper <= 2.0 ** (k / 2))) for k in range(-26, 11)]
-    expected.append(len(observations))
-    assert half_power_counts(point) == expected
-
-
-def dense(indices: list[int]) -> tuple[int, tuple[int, ...]]:
-    if not indices:
-        return 0, ()
-    counts = np.bincount(np.array(indices) - min(indices))
-    return min(indices), tuple(map(int, counts))
 
 
 def test_huge_counts(form: Format) -> None:
@@ -218,8 +224,147 @@ def test_a_point_of_the_wrong_kind_is_left_out(form: Format) -> None:
     assert value(samples(form, wrong, gauge("a", 1.0)), "a") == 1.0
 
 
+def test_bounds_that_do_not_ascend_leave_their_metric_out_and_no_other(form: Format) -> None:
+    for wrong in (Histogram((), (1.0, 1.0), (1, 2, 3), 1.0), Histogram((), (1.0,), (1, 2, 3), 1.0)):
+        metrics = (Metric("w", Kind.HISTOGRAM, "", "", (wrong,)), gauge("a", 1.0))
+        assert len(render(metrics, form).left_out) == 1
+        assert [sample.name for sample in samples(form, *metrics)] == ["a"]
+
+
+def test_two_attributes_that_become_exported_le_are_joined(form: Format) -> None:
+    found = samples(form, exponential(attributes=(("exported_le", "theirs"), ("le", "mine"))))
+    name = "model_inference_latency_seconds_count"
+    assert value(found, name, exported_le="mine;theirs") == 14
+
+
 def test_help_is_escaped(form: Format) -> None:
     metric = Metric("a", Kind.GAUGE, "", 'one\ntwo \\ "three"', (Number((), 1.0),))
     page = render([metric], form).body.decode()
     parse = parse_openmetrics if form is Format.OPENMETRICS else parse_text
     assert [family.documentation for family in parse(page)] == ['one\ntwo \\ "three"']
+
+
+class Counting(Text):
+    """Counts what it is asked to write."""
+
+    def __init__(self) -> None:
+        self.keys = 0
+        self.points_written = 0
+
+    def key(self, attributes: Attributes, type_: str) -> str:
+        self.keys += 1
+        return super().key(attributes, type_)
+
+    def points(self, family: Family, metric: Metric, points: Sequence[tuple[str, Point]]) -> bytes:
+        self.points_written += len(points)
+        return super().points(family, metric, points)
+
+
+def many(count: int, value: float = 1.0, first: int = 0) -> Metric:
+    """A gauge of so many series, none of whose objects any other has."""
+    points = tuple(Number((("k", f"{number:06}"),), value) for number in range(first, first + count))
+    return Metric("a", Kind.GAUGE, "", "", points)
+
+
+def test_equal_points_are_not_written_again() -> None:
+    encoder = Counting()
+    pages = Renderer(encoder)
+    size = 3 * BLOCK_POINTS
+    first = pages.render([many(size), exponential()])
+    assert (encoder.keys, encoder.points_written) == (size + 1, size + 1)
+    again = pages.render([many(size), exponential()])
+    assert (encoder.keys, encoder.points_written) == (size + 1, size + 1)
+    assert [one is other for one, other in zip(first.pieces, again.pieces, strict=True)].count(False) == 2
+    # Other values are written behind the labels there are; in one block of the three here.
+    points = list(many(size).points)
+    points[7] = msgspec.structs.replace(points[7], value=2.0)
+    changed = pages.render([msgspec.structs.replace(many(size), points=tuple(points)), exponential()])
+    assert encoder.keys == size + 1
+    assert encoder.points_written == size + 1 + BLOCK_POINTS
+    assert changed.body == first.body.replace(b'a{k="000007"} 1.0', b'a{k="000007"} 2.0')
+
+
+@st.composite
+def histories(draw: Callable[..., Any]) -> list[list[Metric]]:
+    """Some snapshots, each an edit of the one before: points change, come and go, metrics too."""
+    value = st.sampled_from([0.0, 1.0, 2.5, -1.0, math.nan, math.inf])
+    attributes = st.sampled_from([((key, text),) for key in ("k", "K.", "k.") for text in "abc"] + [()])
+    number = st.builds(Number, attributes, value)
+    counts = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+    bell = st.builds(
+        lambda at, counts, sum_: ExponentialHistogram(at, 2, 1, counts, 1, sum_, 0.0, 1.0),
+        attributes,
+        counts,
+        st.sampled_from([1.0, math.nan]),
+    )
+    metric = st.one_of(
+        st.builds(
+            lambda name, kind, points: Metric(name, kind, "", "", tuple(points)),
+            st.sampled_from(["a", "a.b", "a_b"]),
+            st.sampled_from([Kind.GAUGE, Kind.COUNTER]),
+            st.lists(number, max_size=5),
+        ),
+        st.builds(
+            lambda name, points: Metric(name, Kind.EXPONENTIAL_HISTOGRAM, "", "", tuple(points)),
+            st.sampled_from(["a", "h"]),
+            st.lists(st.one_of(bell, bell, number), max_size=3),
+        ),
+    )
+    snapshots = [draw(st.lists(metric, max_size=4))]
+    for _ in range(draw(st.integers(1, 3))):
+        metrics = list(snapshots[-1])
+        for _ in range(draw(st.integers(0, 2))):
+            place = draw(st.integers(0, len(metrics)))
+            metrics[place : place + draw(st.integers(0, 1))] = draw(st.lists(metric, max_size=1))
+        snapshots.append(metrics)
+    return snapshots
+
+
+@given(histories(), st.sampled_from(Format))
+def test_a_page_does_not_depend_on_those_before_it(snapshots: list[list[Metric]], form: Format) -> None:
+    pages = renderer(form)
+    for metrics in snapshots:
+        found, expected = pages.render(metrics), render(metrics, form)
+        assert found.body == expected.body
+        assert found.left_out == expected.left_out
+        # Equal points that are other objects change nothing.
+        copies = [
+            msgspec.structs.replace(metric, points=tuple(map(msgspec.structs.replace, metric.points)))
+            for metric in metrics
+        ]
+        assert pages.render(copies).pieces == found.pieces
+
+
+def test_a_duplicate_comes_to_light_when_the_first_goes() -> None:
+    pages = renderer(Format.TEXT)
+    one, two = gauge("a.b", 1.0, (("k", "1"),)), gauge("a_b", 2.0, (("k", "1"),))
+    assert b'a_b{k="1"} 1.0\n' in pages.render([one, two]).body
+    body = pages.render([msgspec.structs.replace(one, points=()), two]).body
+    assert b'a_b{k="1"} 2.0\n' in body
+    assert b'a_b{k="1"} 1.0\n' in pages.render([one, two]).body
+
+
+def test_twins_are_found_across_blocks() -> None:
+    first, second = many(BLOCK_POINTS + 1), many(BLOCK_POINTS, 2.0, first=BLOCK_POINTS)
+    body = render([first, second], Format.TEXT).body
+    assert body.count(b"\n") == 2 + 2 * BLOCK_POINTS
+    assert body.count(b" 2.0\n") == BLOCK_POINTS - 1
+
+
+def test_the_last_page_is_all_that_is_kept() -> None:
+    pages = renderer(Format.TEXT)
+    for number in range(5):
+        pages.render([many(10, first=number * 10), gauge(f"g{number}", 1.0)])
+    assert len(pages._known) == 2
+    [part] = pages._known["a", "gauge"]
+    assert [len(block.points) for block in part.blocks] == [10]
+
+
+def test_older_points_that_are_equal_are_let_go() -> None:
+    pages = renderer(Format.TEXT)
+    pages.render([many(3)])
+    newer = many(3)
+    pages.render([newer])
+    [part] = pages._known["a", "gauge"]
+    assert part.metric is newer
+    assert all(one is other for one, other in zip(part.blocks[0].points, newer.points, strict=True))

@@ -16,7 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tidegauge.batch import Signal
 from tidegauge.config import OtlpExporter
 from tidegauge.exporters.channel import Collector
-from tidegauge.exporters.forward import OVERHEAD, Forwarder
+from tidegauge.exporters.forward import Forwarder
+from tidegauge.exporters.lane import OVERHEAD
 from tidegauge.telemetry import Telemetry
 from tidegauge.units import Duration, Size
 

@@ -86,7 +86,7 @@ def test_metrics() -> None:
             assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
             assert "Content-Encoding" not in answer.headers
             plain = await answer.read()
-        assert b'tidegauge_received_total{receiver="otlp",signal="traces"} 1.234567e+06\n' in plain
+        assert b'tidegauge_received_total{receiver="otlp",signal="traces"} 1234567.0\n' in plain
         async with client.get("/metrics", headers={"Accept-Encoding": "gzip"}) as answer:
             assert answer.headers["Content-Encoding"] == "gzip"
             assert gzip.decompress(await answer.read()) == plain
@@ -94,6 +94,11 @@ def test_metrics() -> None:
         async with client.get("/metrics", headers={"Accept": accept, "Accept-Encoding": ""}) as answer:
             assert answer.headers["Content-Type"].endswith("escaping=allow-utf-8")
             assert (await answer.read()).endswith(b"# EOF\n")
+        accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+        async with client.get("/metrics", headers={"Accept": accept, "Accept-Encoding": "gzip"}) as answer:
+            assert answer.headers["Content-Type"] == accept.replace(";", "; ")
+            assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+            assert b"model_inference_latency_seconds" in gzip.decompress(await answer.read())
         async with client.post("/metrics") as answer:
             assert answer.status == 405
 

@@ -1,4 +1,4 @@
-"""The /metrics page: negotiation, and one rendering for all who ask."""
+"""The /metrics page: one rendering for all who ask."""
 
 from __future__ import annotations
 
@@ -7,65 +7,17 @@ import gzip
 
 import pytest
 
-from tidegauge.exporters.exposition import Format
-from tidegauge.exporters.prometheus import TEXT_TYPE, MetricsPage, accepts_gzip, negotiate
+from tidegauge.exporters import prometheus
+from tidegauge.exporters.prometheus import MetricsPage
 from tidegauge.metric import Kind, Metric, Number
 from tidegauge.snapshot import Snapshots
 
-PROMETHEUS_3 = (
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
-    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
-    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
-)
-OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping="
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 
 
 def metric(number: float) -> tuple[Metric, ...]:
     return (Metric("a", Kind.GAUGE, "", "", (Number((), number),)),)
-
-
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        ("", TEXT_TYPE),
-        ("*/*", TEXT_TYPE),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT_TYPE),
-        ("text/plain;version=0.0.4", TEXT_TYPE),
-        ("text/plain;version=1.0.0;escaping=allow-utf-8", TEXT_TYPE),
-        ("application/openmetrics-text", OPENMETRICS_TYPE + "underscores"),
-        ("application/openmetrics-text; version=1.0.0", OPENMETRICS_TYPE + "underscores"),
-        ("application/openmetrics-text;version=1.0.0;escaping=values", OPENMETRICS_TYPE + "underscores"),
-        (PROMETHEUS_3, OPENMETRICS_TYPE + "allow-utf-8"),
-        (
-            "application/openmetrics-text;version=0.0.1",
-            "application/openmetrics-text; version=0.0.1; charset=utf-8",
-        ),
-        ("application/openmetrics-text;version=2.0.0", TEXT_TYPE),
-        ("text/plain;q=0.9,application/openmetrics-text;version=1.0.0;q=0.5", TEXT_TYPE),
-        ("application/openmetrics-text;version=1.0.0;q=0", TEXT_TYPE),
-        ("application/openmetrics-text;version=1.0.0;q=nonsense", TEXT_TYPE),
-        (";;,,=", TEXT_TYPE),
-    ],
-)
-def test_negotiation(accept: str, expected: str) -> None:
-    form, content_type = negotiate(accept)
-    assert content_type == expected
-    assert (form is Format.OPENMETRICS) == expected.startswith("application/openmetrics-text")
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ("", False),
-        ("gzip", True),
-        ("deflate, GZIP ;q=0.1", True),
-        ("gzip;q=0", False),
-        ("*", True),
-        ("br", False),
-    ],
-)
-def test_gzip_only_where_it_is_accepted(header: str, expected: bool) -> None:
-    assert accepts_gzip(header) is expected
 
 
 def test_one_rendering_per_snapshot_and_format() -> None:
@@ -82,8 +34,8 @@ def test_one_rendering_per_snapshot_and_format() -> None:
         assert (await page.answer()).body is answers[0].body
         assert (await page.answer("", "gzip")).body is answers[1].body
 
-        assert (await page.answer(PROMETHEUS_3)).body.endswith(b"# EOF\n")
-        await page.answer(PROMETHEUS_3, "gzip")
+        assert (await page.answer(OPENMETRICS)).body.endswith(b"# EOF\n")
+        await page.answer(OPENMETRICS, "gzip")
         assert page.renderings == 2
 
         snapshots.publish("one", metric(2.0))
@@ -122,3 +74,91 @@ def test_what_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture) -> None
 
     asyncio.run(scrape())
     assert [record.getMessage() for record in caplog.records] == ["left out of /metrics: a: a is taken by a"]
+
+
+def test_each_format_is_served_as_it_is_asked_for() -> None:
+    async def scrape() -> None:
+        snapshots = Snapshots()
+        snapshots.publish("one", metric(1.0))
+        page = MetricsPage(snapshots)
+        text, openmetrics, protobuf = [await page.answer(accept) for accept in ("", OPENMETRICS, PROTOBUF)]
+        assert text.body == b"# HELP a \n# TYPE a gauge\na 1.0\n"
+        assert openmetrics.body == text.body + b"# EOF\n"
+        assert protobuf.body.endswith(b"\x3f")
+        assert protobuf.content_type.endswith("encoding=delimited")
+        assert page.renderings == 3
+
+    asyncio.run(scrape())
+
+
+def test_what_is_published_again_unchanged_is_the_same_bytes() -> None:
+    async def scrape() -> None:
+        snapshots = Snapshots()
+        page = MetricsPage(snapshots)
+        bodies = []
+        for _ in range(3):
+            snapshots.publish("one", metric(1.0))
+            bodies.append([(await page.answer("", coding)).body for coding in ("", "gzip")])
+        assert page.renderings == 3
+        assert all(one is other for pair in bodies[1:] for one, other in zip(pair, bodies[0], strict=True))
+
+    asyncio.run(scrape())
+
+
+def test_a_failure_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scrape() -> None:
+        snapshots = Snapshots()
+        snapshots.publish("one", metric(1.0))
+        page = MetricsPage(snapshots)
+        await page.answer()
+        broken = page._pages[next(iter(page._pages))]
+        monkeypatch.setattr(broken, "_renderer", None)
+        snapshots.publish("one", metric(2.0))
+        with pytest.raises(AttributeError):
+            await page.answer()
+        monkeypatch.undo()
+        assert b"a 2.0\n" in (await page.answer()).body
+
+    asyncio.run(scrape())
+
+
+def test_a_format_that_nobody_asks_for_any_more_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scrape() -> None:
+        snapshots = Snapshots()
+        snapshots.publish("one", metric(1.0))
+        page = MetricsPage(snapshots)
+        await page.answer()
+        await page.answer(OPENMETRICS)
+        assert len(page._pages) == 2
+        monkeypatch.setattr(prometheus, "_FORGET_S", -1.0)
+        assert (await page.answer(OPENMETRICS)).body.endswith(b"# EOF\n")
+        assert len(page._pages) == 1
+
+    asyncio.run(scrape())
+
+
+def test_scrapes_while_publishing_are_whole_pages() -> None:
+    async def scrape() -> None:
+        snapshots = Snapshots()
+        page = MetricsPage(snapshots)
+
+        async def publish() -> None:
+            for number in range(50):
+                points = tuple(Number((("k", str(k)),), float(number)) for k in range(600))
+                snapshots.publish("one", (Metric("a", Kind.GAUGE, "", "", points),))
+                await asyncio.sleep(0.001)
+
+        async def ask(coding: str) -> None:
+            last = -1.0
+            for _ in range(30):
+                answer = await page.answer("", coding)
+                body = gzip.decompress(answer.body) if answer.gzipped else answer.body
+                values = {line.rpartition(b" ")[2] for line in body.splitlines()[2:]}
+                assert len(values) == 1, values  # of one snapshot, and not of an older one than before
+                assert float(next(iter(values))) >= last
+                last = float(values.pop())
+
+        snapshots.publish("one", metric(0.0))
+        await asyncio.gather(publish(), ask(""), ask("gzip"), ask(""), ask("gzip"))
+
+    asyncio.run(scrape())

@@ -7,13 +7,14 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
-from tidegauge.batch import Otlp, Records, Signal
+from tidegauge.batch import Logs, Records
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.processors.drift import Drift
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.units import Size
+from tidegauge.wire.logs import LOG
 
 NOW = 1_800_000_000 * 10**9
 ME = Identity("fraud", "2.1", "production")
@@ -307,7 +308,7 @@ def test_predictions_have_their_mean_and_a_histogram_since_the_start():
 
 def test_other_signals_and_empty_batches_pass_through():
     drift = Drift(Settings())
-    assert drift.update(Otlp("otlp_grpc", Signal.LOGS, 3, 100)) == {}
+    assert drift.update(Logs("otlp_grpc", b"", np.zeros(3, LOG))) == {}
     assert drift.update(records({"x": pa.array([], pa.float64())})) == {}
     assert drift.collect(NOW) == ()
 

@@ -98,15 +98,14 @@ class OtlpAgent:
         self.receiver = receiver
         self.telemetry, self.gate = Telemetry(), Gate()
         self.forwarded: list[tuple[Signal, bytes]] = []
-        processors = [Latency(config.Latency()), self.gate]
-        self.pipeline = Pipeline(processors, self.telemetry, queue_bytes=queue_bytes)
-        self.otlp = OtlpReceiver(
-            self.pipeline,
-            self.telemetry,
-            config.IdentityAttributes(),
-            lambda signal, raw, items: self.forwarded.append((signal, raw)),
-        )
+        folding, identity = [Latency(config.Latency()), self.gate], config.IdentityAttributes()
+        self.pipeline = Pipeline(folding, self.telemetry, queue_bytes=queue_bytes)
+        self.otlp = OtlpReceiver(self.pipeline, self.telemetry, identity, self._keep)
         self.address = ""
+        self.servers = AsyncExitStack()  # for those that end with this one
+
+    def _keep(self, signal: Signal, raw: bytes, items: int) -> None:
+        self.forwarded.append((signal, raw))
 
     def totals(self, signal: Signal) -> tuple[int, int, int]:
         return totals_of(self.telemetry, self.receiver, str(signal))
@@ -149,7 +148,8 @@ async def serve_otlp(
     running = OtlpAgent(receiver, queue_bytes)
     if not blocked:
         running.gate.open.set()
-    async with running.pipeline, server_type(settings, running.otlp, grace_s=0.2) as server:
+    server = server_type(settings, running.otlp, grace_s=0.2)
+    async with running.pipeline, running.servers, server:
         running.address = f"127.0.0.1:{server.port}"
         try:
             yield running
@@ -250,7 +250,7 @@ class FlightAgent:
         """Calls that are still being served, and tasks of theirs."""
 
         async def count() -> int:
-            names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+            names = (task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
             return sum("_rpc" in name or "_Answers" in name for name in names)
 
         return self.on_loop(count())

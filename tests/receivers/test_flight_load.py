@@ -52,7 +52,8 @@ def test_a_full_queue_rejects_and_never_blocks(agent_type: Any, arrow: Any) -> N
         answers = agent.put([batch] * 50)
         fitting = agent.totals()[1] // 1000
         assert 3 < fitting < 9
-        full = {"accepted_rows": 0, "rejected_rows": 1000, "reason": "the agent's queue is full"}
+        why = "the agent's queue is full"
+        full = {"accepted_rows": 0, "rejected_rows": 1000, "reason": why, "retry_after_s": 1}
         assert answers == [arrow.accepted(1000)] * fitting + [full] * (50 - fitting)
         assert agent.totals() == (50_000, fitting * 1000, (50 - fitting) * 1000)
         assert agent.rejected("queue_full") == (50 - fitting) * 1000

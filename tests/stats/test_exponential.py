@@ -236,3 +236,14 @@ def test_classic_bounds_are_the_largest_doubles_not_above_the_powers_of_sqrt_2()
 def test_buckets_that_do_not_nest_are_refused() -> None:
     with pytest.raises(ValueError, match="scale 0"):
         exponential.explicit_counts(0, 0, [1], 0)
+
+
+@given(st.one_of(st.just(0.0), positive), st.integers(-40, 0), st.integers(1, 20))
+def test_add_tells_the_bucket_and_so_its_place_in_the_explicit_view(
+    value: float, first: int, last: int
+) -> None:
+    histograms = exponential.empty(1)
+    bucket = exponential.add(histograms[0], value)
+    assert bucket == (exponential.index(value) if value else exponential.ZERO)
+    view = exponential.explicit_counts(*parts(histograms[0]), first, last)
+    assert view[exponential.explicit_place(bucket, first, last)] == sum(view) == 1

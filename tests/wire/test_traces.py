@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
+import re
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
@@ -15,14 +18,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tidegauge.config import IdentityAttributes
+from tidegauge.config import IdentityAttributes, Timings
 from tidegauge.identity import Identity
 from tidegauge.wire import traces
 from tidegauge.wire.attributes import Keys
 from tidegauge.wire.counts import count_records
+from tidegauge.wire.traces import SCOPES_KNOWN, Mark
 
 IDENTITY = IdentityAttributes()
-KEYS = Keys.of(IDENTITY)
+TIMINGS = Timings()
+KEYS = Keys.of(IDENTITY, TIMINGS)
 
 
 def scan(raw: bytes, keys: Keys = KEYS) -> Any:
@@ -30,6 +35,7 @@ def scan(raw: bytes, keys: Keys = KEYS) -> Any:
 
 
 Scalar = tuple[str, Any]
+Marks = dict[Mark, tuple[float, int]]
 
 
 class Expected(NamedTuple):
@@ -43,13 +49,19 @@ class Expected(NamedTuple):
     is_root: bool
     has_model: bool
     values: tuple[Scalar | None, ...]
+    trace_id: int
+    span_id: int
+    parent_id: int
+    scope: str
+    marks: Marks
 
 
 def scalar(value: AnyValue) -> Scalar | None:
-    """The value's case and content, where it can name anything."""
+    """The value's case and content, where it can name anything; NaN as text, to equal itself."""
     case = value.WhichOneof("value")
     if case in ("bool_value", "int_value", "double_value") or value.string_value:
-        return case, getattr(value, case)
+        content = getattr(value, case)
+        return case, "nan" if content != content else content
     return None
 
 
@@ -61,7 +73,53 @@ def first(attributes: Any, keys: tuple[str, ...]) -> Scalar | None:
     return None
 
 
-def expected(span: Span, resource: Any, identity: IdentityAttributes) -> Expected:
+SECONDS = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([eE][+-]?[0-9]+)|(s|ms|us|µs|ns))?")
+UNITS = {"s": 0, "ms": -3, "us": -6, "µs": -6, "ns": -9}
+
+
+def number(value: AnyValue) -> float | None:
+    """The value of a mark, as Python's exact arithmetic has it."""
+    found = scalar(value)
+    if found is None:
+        return None
+    if found[0] == "string_value":
+        match = SECONDS.fullmatch(found[1])
+        if match is None:
+            return None
+        if match[3]:
+            value = float(Fraction(match[1]) * Fraction(10) ** UNITS[match[3]])
+        else:
+            value = float(match[1] + (match[2] or ""))
+        return value if math.isfinite(value) else None
+    return float(found[1]) if math.isfinite(float(found[1])) else None
+
+
+def marks(span: Span, timings: Timings) -> Marks:
+    found: Marks = {}
+    for place, keys in enumerate(msgspec.structs.astuple(timings)):
+        values = [
+            number(attribute.value)
+            for key in keys
+            for attribute in span.attributes
+            if attribute.key == key and number(attribute.value) is not None
+        ]
+        if values:
+            found[Mark(place)] = values[0], 0
+    for event in span.events:
+        if event.name in Mark.__members__ and event.name.isupper() and event.time_unix_nano:
+            mark = Mark[event.name]
+            if mark >= Mark.QUEUE_START:
+                found.setdefault(mark, (0.0, event.time_unix_nano))
+    return found
+
+
+def identifier(raw: bytes, length: int) -> int:
+    return int.from_bytes(raw, "big") if len(raw) == length else 0
+
+
+def expected(
+    span: Span, resource: Any, scope: str, identity: IdentityAttributes, timings: Timings
+) -> Expected:
     fallbacks = (("service.name",), ("service.version",), (), ())
     values = tuple(
         first(span.attributes, keys) or first(resource.attributes, keys + fallback)
@@ -78,19 +136,24 @@ def expected(span: Span, resource: Any, identity: IdentityAttributes) -> Expecte
         not span.parent_span_id.strip(b"\0"),
         first(span.attributes, identity.model) is not None,
         values,
+        identifier(span.trace_id, 16),
+        identifier(span.span_id, 8),
+        identifier(span.parent_span_id, 8),
+        scope if scope in SCOPES_KNOWN else "",
+        marks(span, timings),
     )
 
 
-def walk(raw: bytes, identity: IdentityAttributes = IDENTITY) -> list[Expected]:
+def walk(raw: bytes, identity: IdentityAttributes = IDENTITY, timings: Timings = TIMINGS) -> list[Expected]:
     return [
-        expected(span, resource.resource, identity)
+        expected(span, resource.resource, scope.scope.name, identity, timings)
         for resource in ExportTraceServiceRequest.FromString(raw).resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
     ]
 
 
-def read(raw: bytes, column: np.void) -> Expected:
+def read(raw: bytes, column: np.void, marks: Marks) -> Expected:
     name = raw[column["name_offset"] :][: column["name_length"]]
     places = zip(column["value_offset"], column["value_length"], strict=True)
     values = tuple(scalar(AnyValue.FromString(raw[at:][:size])) for at, size in places)
@@ -103,19 +166,36 @@ def read(raw: bytes, column: np.void) -> Expected:
         bool(column["is_root"]),
         bool(column["has_model"]),
         values,
+        int(column["trace_high"]) << 64 | int(column["trace_low"]),
+        int(column["span_id"]),
+        int(column["parent_id"]),
+        SCOPES_KNOWN[column["scope"]],
+        marks,
     )
+
+
+def columns(raw: bytes, keys: Keys = KEYS) -> list[Expected]:
+    """All that the scanner reads, in the oracle's terms."""
+    scanned = traces.scan(raw, count_records(raw), keys)
+    assert (np.diff(scanned.marks["span"].astype(np.int64)) >= 0).all()
+    found: list[Marks] = [{} for _ in scanned.columns]
+    for mark in scanned.marks:
+        assert Mark(mark["mark"]) not in found[mark["span"]]
+        value = pytest.approx(float(mark["value"]), rel=1e-15, abs=1e-300)
+        found[mark["span"]][Mark(mark["mark"])] = value, int(mark["time_ns"])
+    return [read(raw, column, its) for column, its in zip(scanned.columns, found, strict=True)]
 
 
 def test_columns_equal_what_protobuf_reads(wire: SimpleNamespace) -> None:
     @settings(max_examples=300, deadline=None)
     @given(wire.traces)
     def check(raw: bytes) -> None:
-        assert [read(raw, column) for column in scan(raw)] == walk(raw)
+        assert columns(raw) == walk(raw)
 
     check()
 
 
-def test_mutated_bytes_agree_or_are_refused(wire: SimpleNamespace) -> None:
+def test_mutated_bytes_are_read_alike_or_refused_by_both(wire: SimpleNamespace) -> None:
     mutations = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3)
 
     @settings(max_examples=500, deadline=None)
@@ -128,11 +208,10 @@ def test_mutated_bytes_agree_or_are_refused(wire: SimpleNamespace) -> None:
         try:
             found = walk(broken)
         except DecodeError:
-            # The scanner may pass over what protobuf refuses, but only by accepting or by ValueError.
-            with contextlib.suppress(ValueError):
+            with pytest.raises(ValueError):  # noqa: PT011
                 scan(broken)
         else:
-            assert [read(broken, column) for column in scan(broken)] == found
+            assert columns(broken) == found
 
     check()
 
@@ -164,9 +243,9 @@ def test_the_key_tells_series_apart_and_nothing_else(wire: SimpleNamespace) -> N
     @given(wire.traces, wire.traces)
     def check(one: bytes, other: bytes) -> None:
         raw = one + other  # two requests, one after the other, are one request
-        columns = scan(raw)
-        keys = dict(zip((series(raw, column) for column in columns), columns["key"], strict=True))
-        assert all(keys[series(raw, column)] == column["key"] for column in columns)
+        spans = scan(raw)
+        keys = dict(zip((series(raw, span) for span in spans), spans["key"], strict=True))
+        assert all(keys[series(raw, span)] == span["key"] for span in spans)
         assert len(set(keys.values())) == len(keys)
 
     check()
@@ -212,9 +291,10 @@ def test_identity(span: dict[str, Any], resource: dict[str, Any], identity: Iden
 def test_configured_keys_and_their_order_count() -> None:
     identity = IdentityAttributes(model=("b", "a"), version=("a",), stage=(), data_source=("k" * 300,))
     raw = one_span({"a": "1", "b": "2", "k" * 300: "d", "model.name": "m"}, {})
-    (column,) = scan(raw, Keys.of(identity))
+    keys = Keys.of(identity, TIMINGS)
+    (column,) = scan(raw, keys)
     assert traces.identity(raw, column) == Identity("2", "1", "", "d")
-    assert walk(raw, identity) == [read(raw, column)]
+    assert walk(raw, identity) == columns(raw, keys)
 
 
 def test_a_span_that_ends_before_it_starts_has_no_duration(wire: SimpleNamespace) -> None:
@@ -251,3 +331,114 @@ def test_a_wrong_count_is_an_error_and_not_a_crash() -> None:
 
 def test_an_empty_request_has_no_spans() -> None:
     assert len(scan(b"")) == 0
+
+
+def test_each_timing_is_a_mark_in_their_order() -> None:
+    names = [name.upper() for name in Timings.__struct_fields__]
+    assert names == [mark.name for mark in Mark if mark < Mark.QUEUE_START]
+    assert list(range(len(names))) == list(Mark)[: len(names)]
+
+
+def marked(**attributes: Any) -> dict[Mark, float]:
+    raw = one_span({key.replace("__", "."): value for key, value in attributes.items()}, {})
+    (span,) = columns(raw)
+    assert span == walk(raw)[0]
+    return {mark: value for mark, (value, _) in span.marks.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("12.5", 12.5),
+        ("-0.25", -0.25),
+        ("2.5e-3", 0.0025),
+        ("12.3ms", 0.0123),
+        ("850µs", 0.00085),
+        ("850us", 0.00085),
+        ("870ns", 8.7e-7),
+        ("1.5s", 1.5),
+        ("0ns", 0.0),
+        ("18446744073709551615.999999999s", 18446744073709551616.0),
+        ("9" * 400 + "e-400", 1.0),
+        ("0." + "0" * 400 + "1e401", 1.0),
+        ("1e-320", 1e-320),
+    ],
+)
+def test_text_that_is_a_number_or_a_duration_is_a_mark(text: str, seconds: float) -> None:
+    assert marked(queue_time=text) == {Mark.QUEUE: pytest.approx(seconds, rel=1e-15, abs=1e-300)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "s", ".", "ms", "1 s", "1m30s", "1e", "1e5s", "1ss", "1µ", "1..2", "--1", "inf", "nan", "1e999"],
+)
+def test_any_other_text_is_no_mark(text: str) -> None:
+    assert marked(queue_time=text) == {}
+
+
+@given(st.one_of(st.from_regex(SECONDS, fullmatch=True), st.text("0123456789.eE+-mnuµs ", max_size=8)))
+def test_decimals_equal_pythons(text: str) -> None:
+    value = AnyValue(string_value=text)
+    assert columns(one_span({"queue_time": text}, {})) == walk(one_span({"queue_time": text}, {})), value
+
+
+def test_what_a_server_calls_its_timings_becomes_marks() -> None:
+    vllm = {"gen_ai__latency__time_to_first_token": 0.25, "gen_ai__usage__prompt_tokens": 7}
+    assert marked(**vllm) == {Mark.TIME_TO_FIRST_TOKEN: 0.25, Mark.INPUT_TOKENS: 7.0}
+    tgi = {"total_time": "1.5s", "time_per_token": "12.3ms", "validation_time": "850µs"}
+    assert marked(**tgi) == {Mark.TOTAL: 1.5, Mark.TIME_PER_OUTPUT_TOKEN: 0.0123, Mark.VALIDATION: 0.00085}
+    assert marked(faas__coldstart=True) == {Mark.COLD_START: 1.0}
+
+
+def test_of_two_keys_for_a_mark_the_first_configured_counts_unless_it_is_no_number() -> None:
+    both = {"gen_ai__usage__prompt_tokens": 5, "gen_ai__usage__input_tokens": 6}
+    assert marked(**both) == {Mark.INPUT_TOKENS: 6.0}
+    assert marked(**both | {"gen_ai__usage__input_tokens": "many"}) == {Mark.INPUT_TOKENS: 5.0}
+
+
+def test_a_resource_sets_no_marks() -> None:
+    raw = one_span({}, {"queue_time": 1.0})
+    assert columns(raw)[0].marks == {} == walk(raw)[0].marks
+
+
+def test_tritons_events_are_marks_at_their_time_the_first_of_each_name() -> None:
+    request = ExportTraceServiceRequest()
+    scope = request.resource_spans.add().scope_spans.add()
+    scope.spans.add()
+    span = scope.spans.add()
+    for time_ns, name in [(0, "COMPUTE_END"), (5, "QUEUE_START"), (7, "COMPUTE_END"), (9, "COMPUTE_END")]:
+        span.events.add(time_unix_nano=time_ns, name=name)
+    raw = request.SerializeToString()
+    assert [one.marks for one in columns(raw)] == [
+        {},
+        {Mark.QUEUE_START: (0.0, 5), Mark.COMPUTE_END: (0.0, 7)},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "scope"),
+    [
+        ([], 0),
+        (["triton-server"], 1),
+        (["triton-server", "other"], 0),
+        (["other", "triton-server"], 1),
+        (["triton-server", None], 1),
+    ],
+)
+def test_a_scope_behind_its_spans_and_in_pieces_counts(
+    names: list[str | None], scope: int, wire: SimpleNamespace
+) -> None:
+    pieces = [wire.message(1, b"" if name is None else wire.message(1, name.encode())) for name in names]
+    scope_spans = wire.message(2, b"") + b"".join(pieces) + wire.message(2, b"")
+    raw = wire.message(1, wire.message(2, scope_spans))
+    assert scan(raw)["scope"].tolist() == [scope, scope]
+
+
+def test_marks_denser_than_there_is_room_for_at_first_are_all_read() -> None:
+    timings = Timings(**{name: (chr(97 + place),) for place, name in enumerate(Timings.__struct_fields__)})
+    keys = Keys.of(IDENTITY, timings)
+    raw = one_span({chr(97 + place): place for place in range(11)}, {}) * 50
+    scanned = traces.scan(raw, 50, keys)
+    assert len(scanned.marks) == 550 > len(raw) // 32
+    assert scanned.marks.nbytes <= 3 * len(raw)
+    assert columns(raw, keys) == walk(raw, IDENTITY, timings)

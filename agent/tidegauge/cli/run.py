@@ -12,7 +12,7 @@ import threading
 import uvloop
 
 from tidegauge import __version__, footprint
-from tidegauge.app import Ports, load_references, run
+from tidegauge.app import Ports, destinations, load_references, run
 from tidegauge.config import Config
 from tidegauge.exporters.channel import Collector
 
@@ -47,8 +47,8 @@ def check_files(config: Config) -> None:
         ConfigError: with those that cannot be read.
     """
     load_references(config)
-    if config.exporters.otlp.endpoint is not None:
-        Collector(config.exporters.otlp)
+    for path, settings in destinations(config).values():
+        Collector(settings, path)
 
 
 async def _until_stopped(config: Config) -> bool:

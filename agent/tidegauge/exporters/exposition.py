@@ -1,169 +1,208 @@
-"""Metrics as Prometheus text 0.0.4 and OpenMetrics 1.0, through prometheus_client's own encoders."""
+"""A snapshot as a page, of which only what has changed since the last one is written anew.
+
+A page is made of blocks: some hundred points of one metric. A block is kept with the points that it
+shows and with their labels as written. Where the next snapshot has equal points in that place, the
+block stays as it is; where only their values differ, the labels need not be written again.
+"""
 
 from __future__ import annotations
 
 import enum
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
-from typing import NamedTuple
+import operator
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from prometheus_client import exposition as text
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.samples import Sample
-from prometheus_client.utils import floatToGoString
+from tidegauge.exporters.families import Family, families
+from tidegauge.exporters.pause import Pause
+from tidegauge.exporters.protobuf_format import Protobuf
+from tidegauge.exporters.text_format import OpenMetrics, Text
+from tidegauge.metric import Attributes, Kind, Metric, Point
 
-from tidegauge.exporters.naming import labels, metric_name, unit_suffix
-from tidegauge.metric import ExponentialHistogram, Histogram, Kind, Metric, Number, Point
-from tidegauge.stats.exponential import explicit_bounds, explicit_counts
+BLOCK_POINTS = 256
+"""Numbers in a block: 30 kB of text, a tenth of a millisecond to write."""
+_BLOCK_HISTOGRAMS = 8
 
-_TYPES = {
-    Kind.GAUGE: "gauge",
-    Kind.COUNTER: "counter",
-    Kind.HISTOGRAM: "histogram",
-    Kind.EXPONENTIAL_HISTOGRAM: "histogram",
-}
-# The sample names that a family of each type takes for itself (OpenMetrics 1.0, "Suffixes").
-_SUFFIXES = {
-    "gauge": ("",),
-    "counter": ("", "_total", "_created"),
-    "histogram": ("", "_bucket", "_count", "_sum", "_created"),
-}
-
-
-def _le(bound: float) -> str:
-    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
-
-
-_LE = tuple(map(_le, explicit_bounds()))
+K = TypeVar("K", bound=Hashable)
 
 
 class Format(enum.Enum):
-    """A text format that is served."""
+    """A format that is served."""
 
     TEXT = "text"
     OPENMETRICS = "openmetrics"
+    PROTOBUF = "protobuf"
+
+
+class Encoder(Protocol[K]):
+    """Writes families in one format."""
+
+    end: bytes
+
+    def key(self, attributes: Attributes, type_: str) -> K:
+        """What tells a series of a family of that type from its others, and its labels as written."""
+
+    def head(self, family: Family, size: int) -> bytes:
+        """What stands above a family's samples, which take `size` bytes."""
+
+    def points(self, family: Family, metric: Metric, points: Sequence[tuple[K, Point]]) -> bytes:
+        """The samples of some of a metric's points."""
 
 
 class Exposition(NamedTuple):
-    """A rendered page, and why any metric is not on it."""
+    """A page in pieces, and why any metric is not on it."""
 
-    body: bytes
+    pieces: tuple[bytes, ...]
     left_out: tuple[str, ...]
 
+    @property
+    def body(self) -> bytes:
+        """The page in one piece."""
+        return b"".join(self.pieces)
 
-class _Families:
-    """What prometheus_client's encoders ask of a registry."""
 
-    def __init__(self, families: Sequence[Family]) -> None:
-        self._families = families
+class _Block(Generic[K]):
+    """Some points of a metric; `twins` are places of series that the family has already."""
 
-    def collect(self) -> Iterable[Family]:
-        return self._families
+    def __init__(self, points: tuple[Point, ...], keys: list[K]) -> None:
+        self.points = points
+        self.keys = keys
+        self.twins: frozenset[int] = frozenset()
+        self.body: bytes | None = None
+
+    def mark(self, twins: frozenset[int]) -> None:
+        """Tell it its twins; it is written again where they are others than before."""
+        if twins != self.twins:
+            self.twins, self.body = twins, None
+
+    def singles(self) -> list[tuple[K, Point]]:
+        """Its points with their keys, without twins."""
+        pairs = zip(self.keys, self.points, strict=True)
+        if not self.twins:
+            return list(pairs)
+        return [pair for place, pair in enumerate(pairs) if place not in self.twins]
+
+
+class _Part(NamedTuple, Generic[K]):
+    """One metric of a family, in blocks."""
+
+    metric: Metric
+    blocks: list[_Block[K]]
+
+
+class Renderer(Generic[K]):
+    """Makes the pages of one format, and keeps what the last one was made of. One thread at a time."""
+
+    def __init__(self, encoder: Encoder[K]) -> None:
+        self._encoder = encoder
+        self._pause = Pause()
+        self._known: dict[tuple[str, str], list[_Part[K]]] = {}
+
+    def render(self, metrics: Iterable[Metric]) -> Exposition:
+        """The page of `metrics`. What cannot stand beside the others is left out.
+
+        That is a metric whose name is taken or whose points are not of its kind, which is told; and a
+        series that is there already, and a counter that is negative or NaN.
+        """
+        found, left_out = families(metrics)
+        known, self._known = self._known, {}
+        pieces: list[bytes] = []
+        for family in found:
+            was = known.get((family.name, family.type), [])
+            parts = self._parts(family, was)
+            self._find_twins([block for part in parts for block in part.blocks], was)
+            self._known[family.name, family.type] = parts
+            bodies = self._bodies(family, parts, left_out)
+            if bodies:
+                pieces += self._encoder.head(family, sum(map(len, bodies))), *bodies
+        if self._encoder.end:
+            pieces.append(self._encoder.end)
+        return Exposition(tuple(pieces), tuple(left_out))
+
+    def _parts(self, family: Family, was: Sequence[_Part[K]]) -> list[_Part[K]]:
+        parts = []
+        for place, metric in enumerate(family.metrics):
+            old = was[place] if place < len(was) else None
+            if old is not None and metric.points is old.metric.points and _alike(metric, old.metric):
+                parts.append(_Part(metric, old.blocks))
+                continue
+            blocks = old.blocks if old is not None and _alike(metric, old.metric) else []
+            parts.append(_Part(metric, self._blocks(family, metric, blocks)))
+        return parts
+
+    def _blocks(self, family: Family, metric: Metric, was: Sequence[_Block[K]]) -> list[_Block[K]]:
+        size = BLOCK_POINTS if metric.kind in (Kind.GAUGE, Kind.COUNTER) else _BLOCK_HISTOGRAMS
+        blocks = []
+        for place, begin in enumerate(range(0, len(metric.points), size)):
+            points = metric.points[begin : begin + size]
+            old = was[place] if place < len(was) else None
+            blocks.append(self._block(family, points, old))
+        return blocks
+
+    def _block(self, family: Family, points: tuple[Point, ...], was: _Block[K] | None) -> _Block[K]:
+        self._pause()
+        if was is not None:
+            if points == was.points:
+                was.points = points  # the older ones, equal but not the same, can go
+                return was
+            if [point.attributes for point in points] == [point.attributes for point in was.points]:
+                block = _Block(points, was.keys)
+                block.twins = was.twins
+                return block
+        return _Block(points, [self._encoder.key(point.attributes, family.type) for point in points])
+
+    def _find_twins(self, blocks: Sequence[_Block[K]], was: Sequence[_Part[K]]) -> None:
+        """Tell each block of a family which of its series stand before it already."""
+        keys = [block.keys for block in blocks]
+        known = [block.keys for part in was for block in part.blocks]
+        if len(keys) == len(known) and all(map(operator.is_, keys, known)):
+            return
+        seen: set[K] = set()
+        for block in blocks:
+            self._pause()
+            twins = set()
+            for place, key in enumerate(block.keys):
+                if key in seen:
+                    twins.add(place)
+                seen.add(key)
+            block.mark(frozenset(twins))
+
+    def _bodies(self, family: Family, parts: Sequence[_Part[K]], left_out: list[str]) -> list[bytes]:
+        """The family's samples, without metrics that cannot be written."""
+        bodies: list[bytes] = []
+        for part in parts:
+            try:
+                bodies += self._written(family, part)
+            except (TypeError, ValueError) as error:
+                left_out.append(f"{part.metric.name}: {error}")
+        return bodies
+
+    def _written(self, family: Family, part: _Part[K]) -> list[bytes]:
+        bodies = []
+        for block in part.blocks:
+            if block.body is None:
+                self._pause()
+                block.body = self._encoder.points(family, part.metric, block.singles())
+            if block.body:
+                bodies.append(block.body)
+        return bodies
+
+
+def _alike(metric: Metric, other: Metric) -> bool:
+    """Whether equal points of both are written alike."""
+    return (metric.kind, metric.unit, metric.start_ns) == (other.kind, other.unit, other.start_ns)
+
+
+def renderer(form: Format) -> Renderer[str] | Renderer[bytes]:
+    """One for the format."""
+    match form:
+        case Format.TEXT:
+            return Renderer(Text())
+        case Format.OPENMETRICS:
+            return Renderer(OpenMetrics())
+        case Format.PROTOBUF:
+            return Renderer(Protobuf())
 
 
 def render(metrics: Iterable[Metric], form: Format) -> Exposition:
-    """The exposition of `metrics`; UTF-8. A metric that cannot stand beside the others is left out."""
-    found, left_out = families(metrics)
-    if form is Format.OPENMETRICS:
-        body = openmetrics.generate_latest(_Families(found), version="1.0.0")  # type: ignore[no-untyped-call]
-    else:
-        body = text.generate_latest(_Families(found))
-    return Exposition(body, tuple(left_out))
-
-
-def families(metrics: Iterable[Metric]) -> tuple[list[Family], list[str]]:
-    """prometheus_client's families, in the order given, and what was left out and why.
-
-    Metrics of one Prometheus name and type are one family, the first one's HELP. One whose name is
-    taken by a family of another type is left out, as the specification has it, and so are a series
-    that was there already and a counter that is negative or NaN.
-    """
-    found: dict[str, Family] = {}
-    owners: dict[str, str] = {}
-    series: dict[str, set[frozenset[tuple[str, str]]]] = {}
-    left_out: list[str] = []
-    for metric in metrics:
-        name, kind = _family_name(metric), _TYPES[metric.kind]
-        if name not in found or found[name].type != kind:
-            taken = {name + suffix for suffix in _SUFFIXES[kind]}
-            if clash := sorted(taken & owners.keys()):
-                left_out.append(f"{metric.name}: {clash[0]} is taken by {owners[clash[0]]}")
-                continue
-            owners |= dict.fromkeys(taken, metric.name)
-            series[name] = set()
-            found[name] = Family(name, metric.description, kind, _unit(metric, name))
-        try:
-            found[name].samples += list(_samples(name, metric, series[name]))
-        except (TypeError, ValueError) as error:
-            left_out.append(f"{metric.name}: {error}")
-    return [family for family in found.values() if family.samples], left_out
-
-
-def half_power_counts(point: ExponentialHistogram) -> list[int]:
-    """Cumulative counts at the bounds 2**(k/2), k = -26..10 (0.12 ms to 32 s), and above them all.
-
-    Exact at scale 1 and above, where every such bound is also a bucket's. Below that a bucket counts
-    only at bounds above the whole of it, so a quantile read from these is never too low.
-    """
-    if point.scale >= 1:
-        counts = explicit_counts(point.scale, point.offset, point.counts, point.zero_count)
-        return list(accumulate(counts))
-    parts = [explicit_counts(1, 0, (), point.zero_count)]
-    for bucket, count in enumerate(point.counts, point.offset):
-        topmost = ((bucket + 1) << (1 - point.scale)) - 1
-        parts.append(explicit_counts(1, topmost, (count,), 0))
-    return list(accumulate(map(sum, zip(*parts, strict=True))))
-
-
-def _family_name(metric: Metric) -> str:
-    name = metric_name(metric.name, metric.unit, metric.kind)
-    return name.removesuffix("_total") if metric.kind is Kind.COUNTER else name
-
-
-def _unit(metric: Metric, name: str) -> str:
-    unit = unit_suffix(metric.unit, metric.kind)
-    return unit if unit and name.endswith(f"_{unit}") else ""
-
-
-def _samples(name: str, metric: Metric, series: set[frozenset[tuple[str, str]]]) -> Iterator[Sample]:
-    for point in metric.points:
-        pairs = labels(point.attributes)
-        key = frozenset(pairs.items())
-        if key not in series:
-            series.add(key)
-            yield from _point(name, metric.kind, point, pairs)
-
-
-def _point(name: str, kind: Kind, point: Point, pairs: dict[str, str]) -> Iterator[Sample]:
-    match kind, point:
-        case Kind.GAUGE, Number(value=value):
-            yield Sample(name, pairs, value)
-        case Kind.COUNTER, Number(value=value):
-            if value >= 0:  # OpenMetrics: neither negative nor NaN
-                yield Sample(f"{name}_total", pairs, value)
-        case Kind.HISTOGRAM, Histogram(bounds=bounds, counts=counts):
-            le = tuple(map(_le, bounds))
-            below = list(accumulate(counts))
-            # OpenMetrics: a sum that could fall, and so the count, is not told.
-            total = point.sum if not bounds or bounds[0] >= 0 else math.nan
-            yield from _histogram(name, pairs, le, below, total)
-        case Kind.EXPONENTIAL_HISTOGRAM, ExponentialHistogram():
-            yield from _histogram(name, pairs, _LE, half_power_counts(point), point.sum)
-        case _:
-            raise TypeError(f"a {type(point).__name__} is no point of a {kind.value}")
-
-
-def _histogram(
-    name: str, pairs: dict[str, str], le: Sequence[str], below: Sequence[int], total: float
-) -> Iterator[Sample]:
-    if "le" in pairs:
-        # As Prometheus renames a label of a target that clashes with its own.
-        pairs = {"exported_le" if key == "le" else key: value for key, value in pairs.items()}
-    bucket = f"{name}_bucket"
-    for bound, cumulative in zip((*le, "+Inf"), below, strict=True):
-        yield Sample(bucket, {**pairs, "le": bound}, cumulative)
-    if not math.isnan(total):
-        yield Sample(f"{name}_count", pairs, below[-1])
-        yield Sample(f"{name}_sum", pairs, total)
+    """The page of `metrics`, from nothing."""
+    return renderer(form).render(metrics)

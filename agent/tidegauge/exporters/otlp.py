@@ -18,7 +18,8 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tidegauge import __version__
 from tidegauge.batch import Signal
-from tidegauge.exporters.channel import Collector, Verdict
+from tidegauge.exporters.channel import Collector
+from tidegauge.exporters.outcome import Verdict
 from tidegauge.metric import Attributes, Exemplar, Histogram, Kind, Metric, Number, Point, Summary
 from tidegauge.snapshot import Snapshot, Snapshots
 from tidegauge.telemetry import Telemetry

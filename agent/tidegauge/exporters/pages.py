@@ -51,7 +51,7 @@ class Pages:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/api/v1/snapshot", self._snapshot)
-        # On stopping, a page in the making gets 2 s: one of 100 k series takes 1.5 s.
+        # On stopping, a page in the making gets 2 s: one of 100 k series takes half a second from nothing.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         self.port = 0
         """The port listened on, once entered."""

@@ -1,18 +1,21 @@
-"""The /metrics page: the latest snapshot as bytes, made once and served until the next one."""
+"""The /metrics page: the latest snapshot as bytes, made once and served until something changes."""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import logging
+import time
 from typing import NamedTuple
 
-from tidegauge.exporters.exposition import Exposition, Format, render
-from tidegauge.snapshot import Snapshot, Snapshots
+from tidegauge.exporters.exposition import Exposition, Format, renderer
+from tidegauge.exporters.gzipped import Gzip
+from tidegauge.exporters.negotiation import accepts_gzip, negotiate
+from tidegauge.snapshot import Snapshots
 
 log = logging.getLogger(__name__)
 
-TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_FORGET_S = 600.0
+"""A format that nobody has asked for this long is forgotten: one curl is not to hold memory for good."""
 
 
 class Answer(NamedTuple):
@@ -26,101 +29,92 @@ class Answer(NamedTuple):
 class MetricsPage:
     """Renders a snapshot at most once per format, on the first scrape that asks for it.
 
-    The work is done on a thread; scrapes that arrive meanwhile wait for the same rendering. Both the
-    plain and the compressed bytes are kept until the next snapshot. Use it on the event loop.
+    The work is done on a thread; a scrape that comes meanwhile waits for that page, even where a newer
+    snapshot has been published in between. Of the next snapshot only what has changed is written and
+    compressed again. Use it on the event loop.
     """
 
     def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
-        self._generation = -1
-        self._plain: dict[Format, asyncio.Task[bytes]] = {}
-        self._gzipped: dict[Format, asyncio.Task[bytes]] = {}
+        self._pages: dict[Format, _Page] = {}
+        self._asked_s: dict[Format, float] = {}
         self._told: set[str] = set()
-        self.renderings = 0
-        """How often a page has been rendered since the start."""
+
+    @property
+    def renderings(self) -> int:
+        """How often the pages in use have been rendered."""
+        return sum(page.renderings for page in self._pages.values())
 
     async def answer(self, accept: str = "", accept_encoding: str = "") -> Answer:
         """The page in the format that the two request headers ask for."""
         form, content_type = negotiate(accept)
         gzipped = accepts_gzip(accept_encoding)
-        snapshot = self._snapshots.latest()
-        if snapshot.generation != self._generation:
-            self._generation = snapshot.generation
-            self._plain, self._gzipped = {}, {}
-        plain = self._plain.get(form)
-        if plain is None:
-            plain = self._plain[form] = asyncio.create_task(self._render(snapshot, form))
-        page = plain
-        if gzipped:
-            page = self._gzipped.get(form) or asyncio.create_task(_compress(plain))
-            self._gzipped[form] = page
+        page = self._page(form)
         # A scraper that hangs up must not take the page from the others.
-        return Answer(content_type, gzipped, await asyncio.shield(page))
+        exposition = await asyncio.shield(page.latest())
+        self._tell(exposition)
+        return Answer(content_type, gzipped, await asyncio.shield(page.body(exposition, gzipped)))
 
-    async def _render(self, snapshot: Snapshot, form: Format) -> bytes:
-        self.renderings += 1
-        exposition: Exposition = await asyncio.to_thread(render, snapshot.metrics, form)
+    def _page(self, form: Format) -> _Page:
+        now_s = time.monotonic()
+        self._asked_s[form] = now_s
+        for other in [one for one, asked_s in self._asked_s.items() if now_s - asked_s > _FORGET_S]:
+            del self._pages[other], self._asked_s[other]
+        if form not in self._pages:
+            self._pages[form] = _Page(form, self._snapshots)
+        return self._pages[form]
+
+    def _tell(self, exposition: Exposition) -> None:
         for reason in exposition.left_out:
             if reason not in self._told:
                 self._told.add(reason)
                 log.warning("left out of /metrics: %s", reason)
-        return exposition.body
 
 
-async def _compress(plain: asyncio.Task[bytes]) -> bytes:
-    # Level 1 takes a third of the time of level 6 for an eighth more bytes (11 MB of gauges).
-    return await asyncio.to_thread(gzip.compress, await plain, 1, mtime=0)
+class _Page:
+    """The page in one format."""
 
+    def __init__(self, form: Format, snapshots: Snapshots) -> None:
+        self._snapshots = snapshots
+        self._renderer = renderer(form)
+        self._gzip = Gzip()
+        self._generation = -1
+        self._rendering: asyncio.Task[Exposition] | None = None
+        self._exposition = Exposition((), ())
+        self._bodies: dict[bool, asyncio.Task[bytes]] = {}
+        self.renderings = 0
 
-def negotiate(accept: str) -> tuple[Format, str]:
-    """The format for an Accept header, and the Content-Type to answer with.
+    def latest(self) -> asyncio.Task[Exposition]:
+        """The rendering in progress, else that of the latest snapshot."""
+        task = self._rendering
+        if task is None or (
+            task.done()
+            and (self._generation != self._snapshots.latest().generation or task.exception() is not None)
+        ):
+            task = self._rendering = asyncio.create_task(self._render())
+        return task
 
-    OpenMetrics 1.0.0 or 0.0.1 where it is asked for and text 0.0.4 is not preferred; text 0.0.4 for
-    all else. Every name served is valid in the old character set, so each escaping scheme but `dots`
-    leaves it as it is; `allow-utf-8` is confirmed where asked for, since Prometheus 3 asks for it.
+    async def _render(self) -> Exposition:
+        self.renderings += 1
+        snapshot = self._snapshots.latest()
+        self._generation = snapshot.generation
+        exposition = await asyncio.to_thread(self._renderer.render, snapshot.metrics)
+        # Bodies stay where no piece is another one, and that is asked by identity first.
+        if exposition.pieces != self._exposition.pieces:
+            self._bodies = {}
+        self._exposition = exposition
+        return exposition
 
-    >>> negotiate("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8")[1]
-    'application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=allow-utf-8'
-    """
-    best, chosen = 0.0, (Format.TEXT, TEXT_TYPE)
-    for part in accept.split(","):
-        media, *rest = (piece.strip() for piece in part.split(";"))
-        options = dict((piece.partition("=")[::2]) for piece in rest)
-        quality = _quality(options.get("q", "1"))
-        content = _content_type(media.lower(), options)
-        if content is not None and quality > best:
-            best, chosen = quality, content
-    return chosen
+    def body(self, exposition: Exposition, gzipped: bool) -> asyncio.Task[bytes]:
+        """The page in one piece, made once."""
+        if exposition.pieces != self._exposition.pieces:
+            return asyncio.create_task(self._join(exposition, gzipped))  # another scrape went ahead
+        task = self._bodies.get(gzipped)
+        if task is None or (task.done() and task.exception() is not None):
+            task = self._bodies[gzipped] = asyncio.create_task(self._join(exposition, gzipped))
+        return task
 
-
-def _content_type(media: str, options: dict[str, str]) -> tuple[Format, str] | None:
-    version = options.get("version", "")
-    if media == "text/plain" and version in ("", "0.0.4"):
-        return Format.TEXT, TEXT_TYPE
-    if media != "application/openmetrics-text" or version not in ("", "1.0.0", "0.0.1"):
-        return None
-    known = f"{media}; version={version or '1.0.0'}; charset=utf-8"
-    if version == "0.0.1":
-        return Format.OPENMETRICS, known
-    escaping = "allow-utf-8" if options.get("escaping") == "allow-utf-8" else "underscores"
-    return Format.OPENMETRICS, f"{known}; escaping={escaping}"
-
-
-def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether an Accept-Encoding header takes gzip (RFC 9110, 12.5.3).
-
-    >>> accepts_gzip("br, gzip;q=0.5"), accepts_gzip("gzip;q=0"), accepts_gzip("identity")
-    (True, False, False)
-    """
-    qualities = {}
-    for part in accept_encoding.split(","):
-        coding, _, weight = part.partition(";")
-        qualities[coding.strip().lower()] = _quality(weight.partition("=")[2] or "1")
-    return qualities.get("gzip", qualities.get("*", 0.0)) > 0
-
-
-def _quality(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+    async def _join(self, exposition: Exposition, gzipped: bool) -> bytes:
+        if gzipped:
+            return await asyncio.to_thread(self._gzip.compress, exposition.pieces)
+        return await asyncio.to_thread(b"".join, exposition.pieces)

@@ -7,169 +7,140 @@ from collections.abc import Mapping
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from numba import njit, types
 
 from tidegauge import config
 from tidegauge.batch import Batch, Spans
-from tidegauge.identity import OVERFLOW, UNKNOWN_MODEL
-from tidegauge.metric import Attributes, ExponentialHistogram, Kind, Metric, Number
-from tidegauge.stats.exponential import HISTOGRAM_T, add, empty
-from tidegauge.wire.traces import SPAN, identity, operation
+from tidegauge.metric import Kind, Metric, Number
+from tidegauge.processors.exemplars import EXEMPLARS_T, Exemplars, note
+from tidegauge.processors.histograms import CHANGED, Histograms
+from tidegauge.processors.joined import Joined, join
+from tidegauge.processors.requests import is_request, owner
+from tidegauge.processors.span_series import ENTRIES_T, OVERFLOW_SERIES, SeriesTable, find
+from tidegauge.stats.exponential import HISTOGRAM_T, add
+from tidegauge.wire.protobuf import KERNEL
+from tidegauge.wire.traces import SPAN, operation
 
-ENTRY = np.dtype([("key", np.uint64), ("series", np.int64)], align=True)
-"""A slot of the table from span key to series. Series -1: free."""
-
-_OVERFLOW_SERIES = 0
 _KEYS_PER_SERIES = 4
-"""Room for spellings of one identity (a version sent as text and as a number) and for keys that overflow."""
-
-_SERVER, _CONSUMER = 2, 5
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
-_ENTRIES_T = numba.from_dtype(ENTRY)[::1]
+"""Room for spellings of one identity and for keys that overflow."""
 
 
 class Latency:
     """The processor of `model.inference.latency`.
 
-    A span counts where it is a request: of kind server or consumer, or a root, or itself naming a
-    model; that leaves out a framework's inner spans, such as ASGI's "http send". With
-    `spans: all` every span counts. A span without a start time has no latency and is left out.
+    A span counts where it is a request (`requests.is_request`); with `spans: all` every span counts. A
+    span without a start time has no latency and is left out.
 
     Series are bounded by `max_series`; what comes later is counted in one that is marked as overflow.
+    A point carries the latest span of each bucket of the classic view as an exemplar, and is the same
+    object as long as its series does not change.
     """
 
     def __init__(self, settings: config.Latency, start_ns: int | None = None) -> None:
         self._every_span = settings.spans == "all"
-        self._max_series = settings.max_series
-        self._max_keys = _KEYS_PER_SERIES * settings.max_series
+        self._with_exemplars = settings.exemplars
         self._start_ns = time.time_ns() if start_ns is None else start_ns
-        self._series: dict[Attributes, int] = {OVERFLOW: _OVERFLOW_SERIES}
-        self._histograms = empty(16)
-        self._table = _free(64)
-        self._keys = 0
+        self._table = SeriesTable(settings.max_series, _KEYS_PER_SERIES * settings.max_series)
+        self._histograms = Histograms()
+        self._exemplars = Exemplars()
+        self._reserve(min(16, settings.max_series + 1))
+        self._metrics: tuple[Metric, ...] = ()
 
     def update(self, *batches: Batch) -> Mapping[str, int]:
         """Fold trace batches."""
-        untimed = sum(self._update(batch) for batch in batches if isinstance(batch, Spans))
+        untimed = sum(map(self._fold, join(batch for batch in batches if isinstance(batch, Spans))))
         return {"untimed": untimed} if untimed else {}
-
-    def _update(self, batch: Spans) -> int:
-        spans, done, untimed = batch.columns, 0, 0
-        while done < len(spans):
-            full = self._keys >= self._max_keys
-            done, skipped = _fold(spans, done, self._every_span, full, self._table, self._histograms)
-            untimed += int(skipped)
-            if done < len(spans):
-                self._register(batch.raw, spans[done])
-        return untimed
 
     def collect(self, now_ns: int) -> tuple[Metric, ...]:
         """The histograms, cumulative since the processor's start, and what overflowed."""
-        points = (_point(key, self._histograms[series]) for key, series in self._series.items())
-        latency = Metric(
+        self._exemplars.refresh(self._histograms.changed)
+        attributes = self._table.attributes.__getitem__
+        if self._histograms.refresh(attributes, self._exemplars.of) or not self._metrics:
+            self._metrics = self._latency(), self._overflow()
+        return self._metrics
+
+    def _latency(self) -> Metric:
+        return Metric(
             "model.inference.latency",
             Kind.EXPONENTIAL_HISTOGRAM,
             "s",
             "Duration of model requests, from their spans.",
-            tuple(point for point in points if point.count),
+            self._histograms.points(),
             self._start_ns,
         )
-        overflow = Metric(
+
+    def _overflow(self) -> Metric:
+        points = self._histograms.points(slice(OVERFLOW_SERIES, OVERFLOW_SERIES + 1))
+        return Metric(
             "tidegauge.latency.overflow",
             Kind.COUNTER,
             "{span}",
             "Spans counted in the overflow series because latency.max_series were there already.",
-            (Number((), float(_point((), self._histograms[_OVERFLOW_SERIES]).count)),),
+            (Number((), float(sum(point.count for point in points))),),
             self._start_ns,
         )
-        return latency, overflow
+
+    def _fold(self, joined: Joined) -> int:
+        done, untimed = 0, 0
+        while True:
+            done, skipped = _fold(
+                joined.spans,
+                done,
+                self._every_span,
+                self._table.full,
+                self._table.entries,
+                self._histograms.rows,
+                self._histograms.changed,
+                self._exemplars.rows,
+            )
+            untimed += int(skipped)
+            if done == len(joined.spans):
+                return untimed
+            self._register(joined.raw(done), joined.spans[done])
 
     def _register(self, raw: bytes, span: np.void) -> None:
-        """Give the span's key a series: a new one, one that its attributes have already, or overflow."""
-        who = identity(raw, span)
-        key = who._replace(model=who.model or UNKNOWN_MODEL).attributes(
-            operation=operation(raw, span), status="error" if span["status"] else "ok"
-        )
-        if key not in self._series and len(self._series) <= self._max_series:
-            self._series[key] = len(self._series)
-            if len(self._series) > len(self._histograms):
-                self._histograms = np.concatenate([self._histograms, empty(len(self._histograms))])
-        self._keys += 1
-        if 2 * self._keys > len(self._table):
-            larger = _free(2 * len(self._table))
-            for entry in self._table[self._table["series"] >= 0]:
-                _insert(larger, entry["key"], entry["series"])
-            self._table = larger
-        _insert(self._table, span["key"], self._series.get(key, _OVERFLOW_SERIES))
+        status = "error" if span["status"] else "ok"
+        series = owner(raw, span).attributes(operation=operation(raw, span), status=status)
+        self._table.register(span["key"], series)
+        if len(self._table.attributes) > len(self._histograms.rows):
+            self._reserve(min(2 * len(self._histograms.rows), self._table.max_series + 1))
 
-
-def _free(slots: int) -> npt.NDArray[np.void]:
-    table = np.zeros(slots, ENTRY)
-    table["series"] = -1
-    return table
-
-
-def _point(attributes: Attributes, histogram: np.void) -> ExponentialHistogram:
-    return ExponentialHistogram(
-        attributes,
-        int(histogram["scale"]),
-        int(histogram["offset"]),
-        tuple(histogram["counts"][: histogram["buckets"]].tolist()),
-        int(histogram["zero_count"]),
-        float(histogram["sum"]),
-        float(histogram["min"]),
-        float(histogram["max"]),
-    )
-
-
-@njit(types.int64(_ENTRIES_T, types.uint64), **_KERNEL)
-def _slot(table, key):  # type: ignore[no-untyped-def]
-    """The slot that has the key, or the free one where it belongs. The size is a power of two."""
-    mask = np.uint64(table.size - 1)
-    slot = key & mask
-    while table[slot].series >= 0 and table[slot].key != key:
-        slot = (slot + np.uint64(1)) & mask
-    return np.int64(slot)
-
-
-@njit(types.void(_ENTRIES_T, types.uint64, types.int64), **_KERNEL)
-def _insert(table, key, series):  # type: ignore[no-untyped-def]
-    entry = table[_slot(table, key)]
-    entry.key = key
-    entry.series = series
+    def _reserve(self, series: int) -> None:
+        self._histograms.reserve(series)
+        if self._with_exemplars:
+            self._exemplars.reserve(series)
 
 
 @njit(
     types.UniTuple(types.int64, 2)(
-        numba.from_dtype(SPAN)[::1],
+        types.Array(numba.from_dtype(SPAN), 1, "C", readonly=True),
         types.int64,
         types.boolean,
         types.boolean,
-        _ENTRIES_T,
+        ENTRIES_T,
         HISTOGRAM_T[::1],
+        types.uint64[::1],
+        EXEMPLARS_T,
     ),
-    **_KERNEL,
+    **KERNEL,
 )
-def _fold(spans, begin, every_span, full, table, histograms):  # type: ignore[no-untyped-def]
-    """Fold spans from `begin` on: (index of the first whose key is unknown, spans without a start).
-
-    Where the table is `full`, unknown keys go to the overflow series.
-    """
+def _fold(spans, begin, every_span, full, entries, histograms, changed, exemplars):  # type: ignore[no-untyped-def]
+    """Fold spans from `begin` on: (index of the first whose key is unknown, spans without a start)."""
     untimed = 0
     for place in range(begin, spans.size):
         span = spans[place]
-        is_request = span.kind in (_SERVER, _CONSUMER) or span.is_root or span.has_model
-        if not (every_span or is_request):
+        if not (every_span or is_request(span)):
             continue
         if span.start_ns == 0:
             untimed += 1
             continue
-        series = table[_slot(table, span.key)].series
+        series = find(entries, full, span.key)
         if series < 0:
-            if not full:
-                return place, untimed
-            series = _OVERFLOW_SERIES
+            return place, untimed
         # Division, not a product with 1e-9, which would misplace a duration that is a power of two.
-        add(histograms[series], np.float64(span.duration_ns) / 1e9)
+        bucket = add(histograms[series], np.float64(span.duration_ns) / 1e9)
+        kept = CHANGED
+        if exemplars.shape[0] > 0:
+            kept |= note(exemplars, series, bucket, span)
+        changed[series] |= kept
     return spans.size, untimed

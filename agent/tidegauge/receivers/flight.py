@@ -16,7 +16,10 @@ import pyarrow as pa
 from tidegauge.batch import Batch, Records, Signal
 from tidegauge.config import RecordLimits
 from tidegauge.layout import LayoutError
+from tidegauge.receivers.outcome import RETRY_DELAY_S, RefusedError, Verdict
 from tidegauge.receivers.record_stream import InvalidBatchError, RecordStream
+from tidegauge.receivers.status import abort
+from tidegauge.receivers.turn import Turn
 from tidegauge.telemetry import Telemetry
 from tidegauge.wire.arrow import (
     DICTIONARY,
@@ -65,10 +68,13 @@ class Answer(NamedTuple):
     accepted_rows: int
     rejected_rows: int
     reason: str = ""
+    retry: bool = False
 
     def encode(self) -> bytes:
-        """As a serialized PutResult that holds it as JSON."""
-        return put_result(json.dumps(self._asdict()).encode())
+        """As a serialized PutResult that holds it as JSON; what may be sent again says when."""
+        words = {name: value for name, value in self._asdict().items() if name != "retry"}
+        when = {"retry_after_s": RETRY_DELAY_S} if self.retry else {}
+        return put_result(json.dumps(words | when).encode())
 
 
 class Refusal(NamedTuple):
@@ -86,16 +92,15 @@ class FlightReceiver:
     """Serves `DoPut` for any Flight client.
 
     A batch that is refused is answered with its reason and the stream goes on; a stream whose
-    messages cannot be made sense of ends with INVALID_ARGUMENT.
+    messages cannot be made sense of ends with INVALID_ARGUMENT, and one whose message there is no memory
+    for with UNAVAILABLE.
     """
 
     def __init__(self, queue: Queue, telemetry: Telemetry, limits: RecordLimits) -> None:
         self._queue = queue
         self._telemetry = telemetry
         self._limits = limits
-        # One large message is read at a time, so that many streams take one core and not all.
-        self._turn = asyncio.Lock()
-        self._waiting_bytes = 0
+        self._turn = Turn()
 
     def service(self) -> grpc.GenericRpcHandler:
         """The handler to register; messages stay bytes, as on the wire."""
@@ -105,13 +110,18 @@ class FlightReceiver:
     async def _put(
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> None:
-        failure: ValueError | None = None
+        failure: ArrowError | LayoutError | RefusedError | None = None
         async with _Answers(context) as answers:
             try:
                 await self._receive(requests, answers)
             except (ArrowError, LayoutError) as error:
-                self._count_rejected(1, "undecodable")
+                self._count_rejected(1, Verdict.UNDECODABLE)
                 failure = error
+            except RefusedError as error:
+                self._count_rejected(1, error.outcome.verdict)
+                failure = error
+        if isinstance(failure, RefusedError):
+            await abort(context, failure.outcome)
         if failure is not None:
             unserved = isinstance(failure, UnservedError)
             code = grpc.StatusCode.UNIMPLEMENTED if unserved else grpc.StatusCode.INVALID_ARGUMENT
@@ -133,8 +143,7 @@ class FlightReceiver:
             raise UnservedError("labels are not taken yet")
         if len(first.header) < _INLINE_SCHEMA_BYTES:
             return RecordStream(first, self._limits)
-        async with self._turn:
-            return await asyncio.to_thread(RecordStream, first, self._limits)
+        return await self._turn.run(len(first.header), RecordStream, first, self._limits)
 
     async def _take(self, stream: RecordStream, message: FlightMessage) -> Answer | None:
         header = message_header(message)
@@ -153,6 +162,9 @@ class FlightReceiver:
             rows = await self._read(stream, message, nbytes)
         except InvalidBatchError as error:
             return self._reject(header.rows, Refusal("invalid", str(error)), message)
+        except asyncio.CancelledError:
+            self._reject(header.rows, _ABANDONED, message)
+            raise
         batch = Records(RECEIVER, stream.identity, stream.layout, rows, time.time_ns(), nbytes)
         if batch.items and not self._queue.offer(batch):
             return self._reject(batch.items, _QUEUE_FULL, message)
@@ -170,25 +182,20 @@ class FlightReceiver:
             return Refusal(
                 "too_large", f"a batch of {nbytes} bytes is more than pipeline.queue_size; send smaller ones"
             )
-        if not self._queue.fits(self._queue.queue_bytes + self._waiting_bytes + nbytes):
+        if not self._queue.fits(self._queue.queue_bytes + self._turn.waiting_bytes + nbytes):
             return _QUEUE_FULL
         return None
 
     async def _read(self, stream: RecordStream, message: FlightMessage, nbytes: int) -> pa.RecordBatch:
         if nbytes < _INLINE_BYTES or not stream.slow:
             return stream.read(message)
-        self._waiting_bytes += nbytes
-        try:
-            async with self._turn:
-                return await asyncio.to_thread(stream.read, message)
-        finally:
-            self._waiting_bytes -= nbytes
+        return await self._turn.run(nbytes, stream.read, message)
 
     def _reject(self, rows: int, refusal: Refusal, message: FlightMessage) -> Answer:
         # A row takes a bit at least: a count beyond that is a lie, and must not enter the counters.
         plausible = rows if 0 < rows <= 8 * len(message.body) else 1
         self._count_rejected(plausible, refusal.reason)
-        return Answer(0, plausible, refusal.why[:_MAX_MESSAGE])
+        return Answer(0, plausible, refusal.why[:_MAX_MESSAGE], refusal is _QUEUE_FULL)
 
     def _count_rejected(self, items: int, reason: str) -> None:
         labels = {"receiver": RECEIVER, "signal": str(Signal.RECORDS)}
@@ -197,7 +204,8 @@ class FlightReceiver:
 
 
 _COMPRESSED = "compressed Arrow buffers are not taken; use gRPC's own compression"
-_QUEUE_FULL = Refusal("queue_full", "the agent's queue is full")
+_QUEUE_FULL = Refusal(Verdict.QUEUE_FULL, "the agent's queue is full")
+_ABANDONED = Refusal(Verdict.ABANDONED, "")
 
 
 class _Answers:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, Self
 
 import grpc
-from google.protobuf.any_pb2 import Any
-from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
 
 from tidegauge.batch import Signal
 from tidegauge.config import ConfigError, GrpcReceiver, Problem
-from tidegauge.receivers.otlp import RETRY_DELAY_S, OtlpReceiver, Outcome, Verdict
+from tidegauge.receivers.arrivals import Arrivals
+from tidegauge.receivers.otlp import OtlpReceiver
+from tidegauge.receivers.outcome import RefusedError, Verdict
+from tidegauge.receivers.status import abort
 from tidegauge.units import parse_endpoint
 
 RECEIVER = "otlp_grpc"
@@ -25,15 +25,17 @@ _SERVICES = {
     Signal.LOGS: "opentelemetry.proto.collector.logs.v1.LogsService",
 }
 
-_CODES = {
-    Verdict.UNDECODABLE: grpc.StatusCode.INVALID_ARGUMENT,
-    Verdict.QUEUE_FULL: grpc.StatusCode.UNAVAILABLE,
-    # Without RetryInfo, RESOURCE_EXHAUSTED tells a sender not to try again.
-    Verdict.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
-
 _SUCCESS = b""
 """An Export response without partial success: no field at all."""
+
+_MAX_STREAMS = 128
+"""Calls that one connection may have open; its further ones wait on its own side."""
+
+_WINDOW = 2**16
+"""Bytes of a stream that nobody reads yet. gRPC's own choice grows to 4 MiB with the speed of the
+connection: 200 of them held 826 MiB. A stream that is read gets a window as large as its message."""
+
+_HANDSHAKE_S, _KEEPALIVE_S, _MIN_PING_S = 10, 60, 5
 
 
 class GrpcServer:
@@ -53,9 +55,12 @@ class GrpcServer:
         grace_s: float = 1.5,
     ) -> None:
         self._settings = settings
-        self._services = (*(_service(otlp, signal) for signal in _SERVICES), *services)
+        self._arrivals = Arrivals(settings, lambda: otlp.queue_bytes)
+        own = (_service(otlp, signal, self._arrivals) for signal in _SERVICES)
+        others = (_Watched(service, self._arrivals) for service in services)
+        self._services = (*own, *others, _Unserved())
         self._grace_s = grace_s
-        self._server: grpc.aio.Server | None = None
+        self._stack = AsyncExitStack()
         self._port = 0
 
     @property
@@ -64,19 +69,12 @@ class GrpcServer:
         return self._port
 
     async def __aenter__(self) -> Self:
-        self._server = grpc.aio.server(
-            options=(
-                # It holds for the message as sent and as decompressed.
-                ("grpc.max_receive_message_length", int(self._settings.max_message_size)),
-                # Two agents on one port would each get a part of the calls, silently.
-                ("grpc.so_reuseport", 0),
-            )
-        )
-        self._server.add_generic_rpc_handlers(self._services)
+        server = grpc.aio.server(options=_options(self._settings))
+        server.add_generic_rpc_handlers(self._services)
         endpoint = self._settings.endpoint
         parse_endpoint(endpoint)
         try:
-            self._port = self._server.add_insecure_port(endpoint)
+            self._port = server.add_insecure_port(endpoint)
         except RuntimeError as error:
             raise ConfigError(
                 [
@@ -87,39 +85,102 @@ class GrpcServer:
                     )
                 ]
             ) from error
-        await self._server.start()
+        await self._stack.enter_async_context(self._arrivals)
+        self._stack.push_async_callback(server.stop, self._grace_s)
+        await server.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
-        await self._server.stop(self._grace_s)
+        await self._stack.aclose()
 
 
-def _service(otlp: OtlpReceiver, signal: Signal) -> grpc.GenericRpcHandler:
-    """A signal's Export service. Without (de)serializers the messages are bytes, as on the wire."""
+def _options(settings: GrpcReceiver) -> tuple[tuple[str, int], ...]:
+    most = int(settings.max_message_size)
+    return (
+        # It holds for the message as sent and as decompressed. What is refused by gRPC never gets here to
+        # be counted as too large, so that up to a quarter more is let through, and refused here.
+        ("grpc.max_receive_message_length", most + most // 4),
+        # Two agents on one port would each get a part of the calls, silently.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_connection_idle_ms", int(1000 * settings.idle_timeout)),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", _WINDOW),
+        # Who connects and says nothing, and who has vanished in the midst of a call.
+        ("grpc.server_handshake_timeout_ms", 1000 * _HANDSHAKE_S),
+        ("grpc.keepalive_time_ms", 1000 * _KEEPALIVE_S),
+        # A client may ping as often as this. By default those that ping more often than every 5 min
+        # are thrown out, and collectors are set up to.
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000 * _MIN_PING_S),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
 
-    async def export(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        outcome = await otlp.receive(RECEIVER, signal, request)
+
+def _service(otlp: OtlpReceiver, signal: Signal, arrivals: Arrivals) -> grpc.GenericRpcHandler:
+    """A signal's Export service. Without (de)serializers the messages are bytes, as on the wire.
+
+    On the wire a unary call is a stream of one message. Served as one, it is here as soon as its headers
+    are, and can be refused while its message is still arriving.
+    """
+
+    async def export(
+        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> bytes:
+        try:
+            raw = await arrivals.message(requests)
+        except RefusedError as error:
+            outcome = otlp.refuse(RECEIVER, signal, *error.outcome)
+        except BaseException:  # cancelled: the sender is gone, or its deadline has passed
+            otlp.refuse(RECEIVER, signal, Verdict.ABANDONED, "")
+            raise
+        else:
+            outcome = await otlp.receive(RECEIVER, signal, raw)
         if outcome.verdict is not Verdict.ACCEPTED:
-            await _abort(context, outcome)
+            await abort(context, outcome)
         return _SUCCESS
 
-    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(export)
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_unary_rpc_method_handler(export)
     return grpc.method_handlers_generic_handler(_SERVICES[signal], {"Export": method})
 
 
-async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], outcome: Outcome) -> NoReturn:
-    trailers: tuple[tuple[str, bytes], ...] = ()
-    if outcome.verdict is Verdict.QUEUE_FULL:
-        retry = RetryInfo()
-        retry.retry_delay.FromSeconds(RETRY_DELAY_S)
-        detail = Any()
-        detail.Pack(retry)
-        status = Status(code=Code.UNAVAILABLE, message=outcome.message, details=[detail])
-        trailers = (
-            ("grpc-status-details-bin", status.SerializeToString()),  # what the specification asks for
-            ("google.rpc.retryinfo-bin", retry.SerializeToString()),  # what OpenTelemetry's Python reads
-        )
-    await context.abort(_CODES[outcome.verdict], outcome.message, trailers)
+class _Watched(grpc.GenericRpcHandler):
+    """A service whose streams' messages come by way of the arrivals."""
+
+    def __init__(self, service: grpc.GenericRpcHandler, arrivals: Arrivals) -> None:
+        self._service = service
+        self._arrivals = arrivals
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        found = self._service.service(handler_call_details)
+        behaviour: Any = None if found is None else found.stream_stream
+        if behaviour is None:
+            return found
+
+        async def watched(
+            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+        ) -> None:
+            await behaviour(self._arrivals.messages(requests), context)
+
+        return grpc.stream_stream_rpc_method_handler(watched)
+
+
+class _Unserved(grpc.GenericRpcHandler):
+    """Says what is served to whoever asks for something else."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        async def refuse(
+            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+        ) -> None:
+            method: Any = handler_call_details.method
+            await context.abort(
+                grpc.StatusCode.UNIMPLEMENTED,
+                f"{method[:200]} is not served here. What is: Export of OTLP's TraceService, MetricsService "
+                "and LogsService (v1), and DoPut of Arrow Flight",
+            )
+
+        return grpc.stream_stream_rpc_method_handler(refuse)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import zlib
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +13,11 @@ from google.rpc.status_pb2 import Status
 
 from tidegauge import config
 from tidegauge.batch import Signal
-from tidegauge.receivers.otlp import RETRY_DELAY_S, OtlpReceiver, Outcome, Verdict
+from tidegauge.receivers.body import CODINGS, Bodies, coding
+from tidegauge.receivers.connections import Connections
+from tidegauge.receivers.otlp import OtlpReceiver
+from tidegauge.receivers.outcome import RETRY_DELAY_S, Outcome, RefusedError, Verdict
+from tidegauge.receivers.turn import Turn
 from tidegauge.units import parse_endpoint
 from tidegauge.wire.otlp_json import to_protobuf
 
@@ -22,12 +25,22 @@ RECEIVER = "otlp_http"
 
 _SIGNALS = {f"/v1/{signal}": signal for signal in (Signal.TRACES, Signal.METRICS, Signal.LOGS)}
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
-_CODINGS = ("", "identity", "gzip", "deflate")
 
 _MAX_JSON_BYTES = 2**24
 """JSON takes some ten times its size in memory while it is read; senders of bulk use protobuf."""
 
-_STATUS = {Verdict.UNDECODABLE: 400, Verdict.QUEUE_FULL: 503, Verdict.TOO_LARGE: 413}
+_SMALL_JSON_BYTES = 2**18
+"""Smaller bodies are read on any thread; larger ones one at a time."""
+
+_STATUS = {
+    Verdict.UNDECODABLE: 400,
+    Verdict.QUEUE_FULL: 503,
+    Verdict.OVERLOAD: 503,
+    # Not 408, which a sender must not answer by sending again.
+    Verdict.SLOW: 503,
+    Verdict.TOO_LARGE: 413,
+    Verdict.ABANDONED: 400,  # nobody is there to read it
+}
 _CODE = {
     400: Code.INVALID_ARGUMENT,
     404: Code.NOT_FOUND,
@@ -50,23 +63,24 @@ class HttpReceiver:
         self._settings = settings
         self._otlp = otlp
         self._limit = int(settings.max_message_size)
-        application = web.Application(client_max_size=self._limit)
-        application.router.add_route("*", "/{path:.*}", self._respond)
-        # Bodies are inflated here, where the limit holds for what comes out.
-        self._runner = web.AppRunner(
-            application, access_log=None, shutdown_timeout=grace_s, auto_decompress=False
-        )
+        self._bodies = Bodies(settings)
+        self._turn = Turn()
+        self._grace_s = grace_s
+        self._runner: web.ServerRunner | None = None
 
     @property
     def port(self) -> int:
         """The port it listens on, also where the endpoint's is 0."""
+        assert self._runner is not None
         return int(self._runner.addresses[0][1])
 
     async def __aenter__(self) -> Self:
         host, port = parse_endpoint(self._settings.endpoint)
+        server = Connections(self._respond, self._settings)
+        self._runner = web.ServerRunner(server, shutdown_timeout=self._grace_s)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            await web.TCPSite(self._runner, host, port, backlog=1024).start()
         except OSError as error:
             await self._runner.cleanup()
             problem = config.Problem(
@@ -80,9 +94,10 @@ class HttpReceiver:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._runner is not None
         await self._runner.cleanup()
 
-    async def _respond(self, request: web.Request) -> web.Response:
+    async def _respond(self, request: web.BaseRequest) -> web.Response:
         signal = _SIGNALS.get(request.path)
         if signal is None:
             return _error(request, 404, f"nothing at {request.path}. {_WHERE}")
@@ -90,64 +105,42 @@ class HttpReceiver:
             return _error(request, 405, f"{request.method} is not allowed: send with POST", {"Allow": "POST"})
         if request.content_type not in (_PROTOBUF, _JSON):
             return _error(request, 415, f"{request.content_type}: send {_PROTOBUF} or {_JSON}")
-        if _coding(request) not in _CODINGS:
-            message = f"content encoding {_coding(request)}: send gzip, deflate or none"
+        if coding(request) not in CODINGS:
+            message = f"content encoding {coding(request)}: send gzip, deflate or none"
             return _error(request, 415, message)
         outcome = await self._receive(request, signal)
         if outcome.verdict is Verdict.ACCEPTED:
             body = b"{}" if request.content_type == _JSON else b""
             return web.Response(body=body, content_type=request.content_type)
-        headers = {"Retry-After": str(RETRY_DELAY_S)} if outcome.verdict is Verdict.QUEUE_FULL else {}
+        headers = {"Retry-After": str(RETRY_DELAY_S)} if outcome.verdict.passing else {}
         return _error(request, _STATUS[outcome.verdict], outcome.message, headers)
 
-    async def _receive(self, request: web.Request, signal: Signal) -> Outcome:
+    async def _receive(self, request: web.BaseRequest, signal: Signal) -> Outcome:
         is_json = request.content_type == _JSON
         limit = min(self._limit, _MAX_JSON_BYTES) if is_json else self._limit
         try:
-            raw = await request.read()
-            if _coding(request) in ("gzip", "deflate"):
-                raw = await asyncio.to_thread(_inflate, raw, limit)
-            if len(raw) > limit:
-                return self._too_large(signal, limit)
-            if is_json:
-                raw = await asyncio.to_thread(to_protobuf, signal, raw)
-        except (web.HTTPRequestEntityTooLarge, OverflowError):
-            return self._too_large(signal, limit)
-        except (ValueError, web.RequestPayloadError) as error:
+            with self._bodies.share() as share:
+                raw = await self._bodies.read(request, share, limit)
+                if is_json:
+                    raw = await self._from_json(signal, raw)
+        except RefusedError as error:
+            return self._otlp.refuse(RECEIVER, signal, *error.outcome)
+        except ValueError as error:
             message = f"not a valid OTLP {signal} request: {error}"
             return self._otlp.refuse(RECEIVER, signal, Verdict.UNDECODABLE, message)
+        except asyncio.CancelledError:  # the agent is stopping
+            self._otlp.refuse(RECEIVER, signal, Verdict.ABANDONED, "")
+            raise
         return await self._otlp.receive(RECEIVER, signal, raw)
 
-    def _too_large(self, signal: Signal, limit: int) -> Outcome:
-        message = f"a request may have {limit} bytes, also when decompressed"
-        return self._otlp.refuse(RECEIVER, signal, Verdict.TOO_LARGE, message)
-
-
-def _coding(request: web.Request) -> str:
-    return request.headers.get("Content-Encoding", "").strip().lower()
-
-
-def _inflate(body: bytes, limit: int) -> bytes:
-    """Decompress one gzip or zlib stream.
-
-    Raises:
-        OverflowError: where more than `limit` bytes come out; no more than one byte over is made.
-        ValueError: where it is not exactly one whole stream.
-    """
-    stream = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, told by the header
-    try:
-        raw = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise ValueError(f"the body cannot be decompressed: {error}") from error
-    if len(raw) > limit:
-        raise OverflowError
-    if not stream.eof or stream.unused_data:
-        raise ValueError("the body is not one whole compressed stream")
-    return raw
+    async def _from_json(self, signal: Signal, body: bytes) -> bytes:
+        if len(body) < _SMALL_JSON_BYTES:
+            return await asyncio.to_thread(to_protobuf, signal, body)
+        return await self._turn.run(len(body), to_protobuf, signal, body)
 
 
 def _error(
-    request: web.Request, status: int, message: str, headers: dict[str, str] | None = None
+    request: web.BaseRequest, status: int, message: str, headers: dict[str, str] | None = None
 ) -> web.Response:
     """A google.rpc.Status in the request's encoding, or in JSON where that is neither of the two."""
     code = _CODE[status]

@@ -31,6 +31,9 @@ MAX_SCALE = 8
 MAX_BUCKETS = 160
 """As in OpenTelemetry's SDKs."""
 
+ZERO = -(2**62)
+"""Stands below every bucket for the value 0."""
+
 HISTOGRAM = np.dtype(
     [
         ("counts", np.int64, (MAX_BUCKETS,)),  # of the buckets from `offset` on
@@ -146,16 +149,26 @@ def _count(histogram, scale, bucket, count):  # type: ignore[no-untyped-def]
     histogram.counts[place] += count
 
 
-@njit(types.void(HISTOGRAM_T, types.float64), **_KERNEL)
+@njit(types.int64(HISTOGRAM_T, types.float64), **_KERNEL)
 def add(histogram, value):  # type: ignore[no-untyped-def]
-    """Count a finite value >= 0 in one series."""
+    """Count a finite value >= 0 in one series. Returns its bucket at scale 8, or ZERO."""
+    bucket = ZERO
     if value > 0:
-        _count(histogram, MAX_SCALE, index(value), 1)
+        bucket = index(value)
+        _count(histogram, MAX_SCALE, bucket, 1)
     else:
         histogram.zero_count += 1
     histogram.sum += value
     histogram.min = min(histogram.min, value)
     histogram.max = max(histogram.max, value)
+    return bucket
+
+
+@njit(types.int64(types.int64, types.int64, types.int64), **_KERNEL)
+def explicit_place(bucket, first, last):  # type: ignore[no-untyped-def]
+    """Where in `explicit_counts(first, last)` a bucket of scale 8, or ZERO, is counted."""
+    above = (bucket >> (MAX_SCALE - 1)) + 1
+    return min(max(above - first, 0), last - first + 1)
 
 
 @njit(

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
+from tidegauge.wire.words import load
+
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 """A read-only contiguous message: Python's `bytes` cannot be written to."""
 
@@ -37,6 +39,8 @@ INLINE = KERNEL | {"forceinline": True}
 MAX_DEPTH = 100
 MAX_BYTES = 2**31 - 1
 """No message is larger, for the lengths in it are 32-bit and signed."""
+
+_NOT_ASCII = np.uint64(0x8080_8080_8080_8080)
 
 VARINT, FIXED64, LENGTH, GROUP, END_GROUP, FIXED32 = 0, 1, 2, 3, 4, 5
 
@@ -127,17 +131,13 @@ def skip_group(buf, pos, end, tag, level):  # type: ignore[no-untyped-def]
     return pos
 
 
-@njit(
-    types.Tuple((types.int64, types.uint64, types.int64, types.int64))(
-        BYTES, types.int64, types.int64, types.int64
-    ),
-    **INLINE,
+_FIELD_T = types.Tuple((types.int64, types.uint64, types.int64, types.int64))(
+    BYTES, types.int64, types.int64, types.int64
 )
-def field(buf, pos, end, level):  # type: ignore[no-untyped-def]
-    """Read one field of a message at `level`: (tag, value of a varint, start, next position).
 
-    The payload of a length-delimited field is [start, next). A group is skipped whole.
-    """
+
+@njit(_FIELD_T, **KERNEL)
+def _any_field(buf, pos, end, level):  # type: ignore[no-untyped-def]
     tag, pos = varint32(buf, pos, end)
     if pos < 0:
         return tag, np.uint64(0), pos, pos
@@ -151,18 +151,50 @@ def field(buf, pos, end, level):  # type: ignore[no-untyped-def]
     return tag, value, start, pos
 
 
+@njit(_FIELD_T, **INLINE)
+def field(buf, pos, end, level):  # type: ignore[no-untyped-def]
+    """Read one field of a message at `level`: (tag, value of a varint, start, next position).
+
+    The payload of a length-delimited field is [start, next). A group is skipped whole.
+    """
+    if pos + 2 <= end:
+        # Nearly all fields: a tag of one byte, then one byte of length or value, or eight.
+        tag, size = np.int64(buf[np.uintp(pos)]), np.int64(buf[np.uintp(pos + 1)])
+        wire_type = tag & 0x87
+        if size < 0x80 and tag > 7:
+            start = pos + 2
+            if wire_type == LENGTH and start + size <= end:
+                return tag, np.uint64(0), start, start + size
+            if wire_type == VARINT:
+                return tag, np.uint64(size), start, start
+        if wire_type == FIXED64 and tag > 7 and pos + 9 <= end:
+            return tag, np.uint64(0), pos + 1, pos + 9
+    return _any_field(buf, pos, end, level)
+
+
 @njit(types.uint64(BYTES, types.int64), **INLINE)
 def word(buf, pos):  # type: ignore[no-untyped-def]
     """The eight bytes at `pos`, which the caller has checked, as a little-endian number."""
+    return load(buf, pos)
+
+
+@njit(types.uint64(BYTES, types.int64, types.int64), **INLINE)
+def tail(buf, pos, end):  # type: ignore[no-untyped-def]
+    """The last eight bytes of [pos, end), or all if there are fewer, as a little-endian number."""
+    size = end - pos
+    if size >= 8:
+        return load(buf, end - 8)
+    if size > 0 and end >= 8:
+        # Reading what stands before `pos` and dropping it takes no loop.
+        return load(buf, end - 8) >> np.uint64(64 - 8 * size)
     value = np.uint64(0)
-    for index in range(8):
-        value |= np.uint64(buf[np.uintp(pos + index)]) << np.uint64(8 * index)
+    for index in range(size):
+        value |= np.uint64(buf[pos + index]) << np.uint64(8 * index)
     return value
 
 
 @njit(types.boolean(BYTES, types.int64, types.int64), **KERNEL)
-def is_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
-    """Whether [pos, end) is well-formed UTF-8 (RFC 3629: shortest forms only, no surrogates)."""
+def _is_any_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
     while pos < end:
         lead = buf[pos]
         pos += 1
@@ -188,3 +220,18 @@ def is_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
                 return False
         pos += more
     return True
+
+
+@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+def is_ascii(buf, pos, end):  # type: ignore[no-untyped-def]
+    """Whether every byte of [pos, end) is below 128."""
+    bits = tail(buf, pos, end)
+    for place in range(pos, end - 8, 8):
+        bits |= load(buf, place)
+    return bits & _NOT_ASCII == 0
+
+
+@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+def is_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
+    """Whether [pos, end) is well-formed UTF-8 (RFC 3629: shortest forms only, no surrogates)."""
+    return is_ascii(buf, pos, end) or _is_any_utf8(buf, pos, end)

@@ -1,0 +1,141 @@
+"""OTLP over HTTP, from the client's side."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ssl
+import time
+import zlib
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
+
+from tidegauge import __version__
+from tidegauge.batch import Signal
+from tidegauge.config import ConfigError, Destination, Problem
+from tidegauge.exporters.outcome import Outcome, Verdict, delivered
+
+_PROTOBUF = "application/x-protobuf"
+# OTLP specification, "Retryable Response Codes": these and no others.
+_RETRYABLE = {429, 502, 503, 504}
+# What a smaller request, or one without the offending item, may not meet with.
+_ABOUT_CONTENT = {400, 413, 422, 500}
+_RESPONSE_BYTES = 4 * 2**20  # the specification's limit of a response
+_GZIP_LEVEL = 1  # a third of level 6's time, for a tenth more bytes (bench.payload's spans)
+_GZIP_BITS = 31  # zlib's window size of 15, and 16 for gzip's framing
+
+
+class HttpChannel:
+    """Connections to `endpoint`/v1/SIGNAL, kept alive.
+
+    Raises:
+        ConfigError: where the CA file cannot be read.
+    """
+
+    def __init__(self, settings: Destination, path: str) -> None:
+        self._settings = settings
+        self._tls = _tls(settings, path)
+        self._gzip = settings.compression == "gzip"
+
+    async def __aenter__(self) -> Self:
+        headers = {"User-Agent": f"tidegauge/{__version__}", "Content-Type": _PROTOBUF, "Accept": _PROTOBUF}
+        if self._gzip:
+            headers["Content-Encoding"] = "gzip"
+        self._session = aiohttp.ClientSession(
+            # As many connections as there are calls: the forwarder bounds them.
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls),
+            headers=headers | self._settings.headers,
+            timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def send(self, signal: Signal, request: bytes) -> Outcome:
+        """Send a serialised Export request once. Never raises for what the collector does."""
+        if self._gzip:
+            request = await asyncio.to_thread(_compressed, request)
+        url = f"{str(self._settings.endpoint).rstrip('/')}/v1/{signal}"
+        try:
+            # A file is sent in pieces, with the loop's other work between them.
+            async with self._session.post(url, data=io.BytesIO(request), allow_redirects=False) as response:
+                body = await _read(response)
+        except TimeoutError:
+            return Outcome(Verdict.RETRY, message=f"no answer within {self._settings.timeout:g} s")
+        except aiohttp.ClientError as error:
+            # Also a connection dropped without an answer: the specification wants a retry.
+            return Outcome(Verdict.RETRY, message=" ".join(f"{type(error).__name__} {error}".split()))
+        if 200 <= response.status < 300:
+            return delivered(signal, body)
+        return _refused(response.status, response.headers.get("Retry-After"), body)
+
+
+def _refused(status: int, retry_after: str | None, body: bytes) -> Outcome:
+    """What a status other than success means (OTLP specification, "OTLP/HTTP Response")."""
+    try:
+        reason = " ".join(Status.FromString(body).message.split())
+    except DecodeError:
+        reason = ""
+    message = f"{status} {reason or _phrase(status)}".strip()
+    if status in _RETRYABLE:
+        return Outcome(Verdict.RETRY, delay_s=retry_after_s(retry_after, time.time()), message=message)
+    return Outcome(Verdict.REJECTED, about_content=status in _ABOUT_CONTENT, message=message)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def retry_after_s(text: str | None, now_s: float) -> float | None:
+    """Seconds to wait by a Retry-After header: a number of them, or a date (RFC 9110, 10.2.3).
+
+    >>> retry_after_s("3", 0.0), retry_after_s("Thu, 01 Jan 1970 00:01:00 GMT", 50.0), retry_after_s("?", 0.0)
+    (3.0, 10.0, None)
+    """
+    text = (text or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return None
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, as far as it is worth reading."""
+    pieces: list[bytes] = []
+    left = _RESPONSE_BYTES
+    async for piece in response.content.iter_chunked(2**16):
+        pieces.append(piece[:left])
+        left -= len(piece)
+        if left <= 0:
+            break
+    return b"".join(pieces)
+
+
+def _compressed(request: bytes) -> bytes:
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_BITS)
+    return packer.compress(request) + packer.flush()
+
+
+def _tls(settings: Destination, path: str) -> ssl.SSLContext | bool:
+    if settings.certificate is None or not str(settings.endpoint).startswith("https://"):
+        return True
+    try:
+        return ssl.create_default_context(cafile=settings.certificate)
+    except (OSError, ssl.SSLError) as error:
+        reason = f"{settings.certificate} cannot be read: {error.strerror or error}"
+        raise ConfigError([Problem(f"{path}.certificate", reason)]) from error

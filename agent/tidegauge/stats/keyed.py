@@ -1,0 +1,56 @@
+"""A hash table from 64-bit keys to series, in one array that kernels can search (open addressing)."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import njit, types
+
+ENTRY = np.dtype([("key", np.uint64), ("series", np.int64)], align=True)
+"""A slot of the table. Series -1: free."""
+
+ENTRIES_T = numba.from_dtype(ENTRY)[::1]
+
+_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
+
+
+def free(slots: int) -> npt.NDArray[np.void]:
+    """An empty table of ENTRY; `slots` is a power of two and stays above the number of keys."""
+    table = np.zeros(slots, ENTRY)
+    table["series"] = -1
+    return table
+
+
+def doubled(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """The same keys in a table of twice the size."""
+    larger = free(2 * len(table))
+    for entry in table[table["series"] >= 0]:
+        insert(larger, entry["key"], entry["series"])
+    return larger
+
+
+@njit(types.uint64(types.uint64), **_KERNEL)
+def mix(value):  # type: ignore[no-untyped-def]
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014), a bijection: a key of what is no hash yet."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@njit(types.int64(ENTRIES_T, types.uint64), **_KERNEL)
+def find(table, key):  # type: ignore[no-untyped-def]
+    """The slot that has the key, or the free one where it belongs. Keys are hashes already."""
+    mask = np.uint64(table.size - 1)
+    slot = key & mask
+    while table[np.uintp(slot)].series >= 0 and table[np.uintp(slot)].key != key:
+        slot = (slot + np.uint64(1)) & mask
+    return np.int64(slot)
+
+
+@njit(types.void(ENTRIES_T, types.uint64, types.int64), **_KERNEL)
+def insert(table, key, series):  # type: ignore[no-untyped-def]
+    """Give the key a series, in place of the one that it may have. One slot at least must stay free."""
+    entry = table[find(table, key)]
+    entry.key = key
+    entry.series = series
