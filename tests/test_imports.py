@@ -56,6 +56,7 @@ GRANTED = {
     "wire.traces": {"opentelemetry"},
     # What to validate, from the messages' own descriptors.
     "wire.logs": {"opentelemetry"},
+    "wire.metrics": {"opentelemetry"},
 }
 
 

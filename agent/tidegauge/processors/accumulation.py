@@ -8,12 +8,16 @@ from numba import njit, types
 from tidegauge.processors.admission import ANEW, GOES_ON, REPLACES, add, add_whole, admit, settle
 from tidegauge.processors.distributions import SCRATCH_T, base2, explicit, quantiles
 from tidegauge.processors.series import FREE, SERIES_T, STATE_T, TAKEN_BY_OVERFLOW, Reason, slot_of
-from tidegauge.wire.metrics import POINT_T, Data, Form, Temporality
+from tidegauge.wire.metrics import POINT_T, Form, PointKind, Temporality
 from tidegauge.wire.points import TOO_MANY, exponential, histogram, summary
 from tidegauge.wire.protobuf import BYTES
 
 # numba takes plain integers for constants of a kernel, not members of an enumeration.
-_SUM, _HISTOGRAM, _EXPONENTIAL = int(Data.SUM), int(Data.HISTOGRAM), int(Data.EXPONENTIAL_HISTOGRAM)
+_SUM, _HISTOGRAM, _EXPONENTIAL = (
+    int(PointKind.SUM),
+    int(PointKind.HISTOGRAM),
+    int(PointKind.EXPONENTIAL_HISTOGRAM),
+)
 _DELTA, _CUMULATIVE = int(Temporality.DELTA), int(Temporality.CUMULATIVE)
 _NO_FORM, _INT = int(Form.NONE), int(Form.INT)
 _UNTIMED, _OUT_OF_ORDER, _, _INVALID, _, _TOO_MANY, _, _METRIC_LIMIT, _OVERFLOW = map(int, Reason)
@@ -38,7 +42,7 @@ def _number(one, point):  # type: ignore[no-untyped-def]
     whole = np.int64(point.bits)
     is_whole = point.form == _INT
     value = np.float64(whole) if is_whole else whole.view(np.float64)
-    accumulates = point.data == _SUM and point.temporality == _DELTA
+    accumulates = point.kind == _SUM and point.temporality == _DELTA
     if point.form == _NO_FORM:
         return -1 - _INVALID
     # Not (value >= 0) is NaN as well.
@@ -92,16 +96,16 @@ def _overflowing_sum(state, one, slot, point, since_ns):  # type: ignore[no-unty
 
 @njit(types.int64(BYTES, POINT_T, STATE_T, SERIES_T, types.int64, types.uint64, SCRATCH_T), **_KERNEL)
 def _fold_point(buf, point, state, one, slot, since_ns, scratch):  # type: ignore[no-untyped-def]
-    if point.data == _SUM and one.is_overflow and point.temporality != _DELTA:
+    if point.kind == _SUM and one.is_overflow and point.temporality != _DELTA:
         return _overflowing_sum(state, one, slot, point, since_ns)
-    if point.data <= _SUM:
+    if point.kind <= _SUM:
         return _number(one, point)
     begin, end = np.int64(point.offset), np.int64(point.offset) + np.int64(point.length)
     reading = scratch.reading[0]
-    if point.data == _HISTOGRAM:
+    if point.kind == _HISTOGRAM:
         error = histogram(buf, begin, end, scratch.counts, scratch.floats, reading)
         result = explicit(state, one, point, scratch) if error >= 0 else 0
-    elif point.data == _EXPONENTIAL:
+    elif point.kind == _EXPONENTIAL:
         error = exponential(buf, begin, end, scratch.counts, scratch.negative, reading)
         result = base2(state, one, point, scratch) if error >= 0 else 0
     else:

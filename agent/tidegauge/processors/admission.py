@@ -16,13 +16,13 @@ import numpy as np
 from numba import njit, types
 
 from tidegauge.processors.series import SERIES_T, Reason
-from tidegauge.wire.metrics import POINT_T, Data, Temporality
+from tidegauge.wire.metrics import POINT_T, PointKind, Temporality
 
 ANEW, GOES_ON, REPLACES = 0, 1, 2
 """How a point stands to its series: it begins it anew, is added, or takes the place of the last."""
 
 # numba takes plain integers for constants of a kernel, not members of an enumeration.
-_GAUGE, _SUMMARY, _DELTA = int(Data.GAUGE), int(Data.SUMMARY), int(Temporality.DELTA)
+_GAUGE, _SUMMARY, _DELTA = int(PointKind.GAUGE), int(PointKind.SUMMARY), int(Temporality.DELTA)
 _OUT_OF_ORDER, _OVERLAP = int(Reason.OUT_OF_ORDER), int(Reason.OVERLAP)
 _INVALID, _OVERFLOW = int(Reason.INVALID), int(Reason.OVERFLOW)
 
@@ -32,8 +32,8 @@ _KERNEL = {"cache": True, "nogil": True, "_nrt": False}
 @njit(types.int64(SERIES_T, POINT_T), **_KERNEL)
 def admit(one, point):  # type: ignore[no-untyped-def]
     """How a point stands to its series: ANEW, GOES_ON, REPLACES, or `-1 - reason`."""
-    is_gauge, is_delta = point.data == _GAUGE, point.temporality == _DELTA
-    if not (is_gauge or point.data == _SUMMARY or point.temporality != 0):
+    is_gauge, is_delta = point.kind == _GAUGE, point.temporality == _DELTA
+    if not (is_gauge or point.kind == _SUMMARY or point.temporality != 0):
         return -1 - _INVALID
     if one.is_overflow and not is_gauge:
         admitted = GOES_ON if one.is_shown else ANEW

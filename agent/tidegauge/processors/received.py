@@ -19,7 +19,7 @@ from tidegauge.processors.distributions import Scratch
 from tidegauge.processors.labelling import Places, Target, is_too_large
 from tidegauge.processors.readout import make_exemplars, read_point
 from tidegauge.processors.series import TAKEN_BY_OVERFLOW, Reason, Store, refusal
-from tidegauge.wire.metrics import POINT, Data, move
+from tidegauge.wire.metrics import POINT, PointKind, move
 from tidegauge.wire.points import EXEMPLAR, read_exemplars
 from tidegauge.wire.protobuf import view
 
@@ -124,7 +124,7 @@ class Received:
         row = self._store.row_of(point["key"])
         if row < 0:
             row = self._store.row_of(point["family"])
-        if point["data"] == Data.EXPONENTIAL_HISTOGRAM:
+        if point["kind"] == PointKind.EXPONENTIAL_HISTOGRAM:
             self._store.give_exponential(row)
         else:
             self._store.give_cells(row, cells)
@@ -285,14 +285,14 @@ def _text(raw: bytes, point: np.void, part: str) -> str:
 
 
 def _kind(point: np.void) -> Kind:
-    match point["data"]:
-        case Data.SUM:
+    match point["kind"]:
+        case PointKind.SUM:
             return Kind.COUNTER if point["is_monotonic"] else Kind.GAUGE
-        case Data.HISTOGRAM:
+        case PointKind.HISTOGRAM:
             return Kind.HISTOGRAM
-        case Data.EXPONENTIAL_HISTOGRAM:
+        case PointKind.EXPONENTIAL_HISTOGRAM:
             return Kind.EXPONENTIAL_HISTOGRAM
-        case Data.SUMMARY:
+        case PointKind.SUMMARY:
             return Kind.SUMMARY
         case _:
             return Kind.GAUGE

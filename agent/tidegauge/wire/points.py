@@ -268,7 +268,7 @@ def read_exemplars(buf, points, places, out, sizes):  # type: ignore[no-untyped-
     """Read the exemplars of `points[places[i]]` into `out[i, : sizes[i]]`; a size is at least 0."""
     for at in range(places.size):
         point = points[places[at]]
-        tag = 0x2A if point.data <= 2 else 0x42 if point.data == 3 else 0x5A
+        tag = 0x2A if point.kind <= 2 else 0x42 if point.kind == 3 else 0x5A
         begin = np.int64(point.offset)
         sizes[at] = max(exemplars(buf, begin, begin + np.int64(point.length), tag, out[at]), 0)
 
