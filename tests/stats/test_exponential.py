@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidegauge.stats import exponential
@@ -104,19 +104,16 @@ def test_doubles_on_either_side_of_every_boundary_of_an_octave() -> None:
             assert exponential.index(near) == exact_index(near, MAX_SCALE)
 
 
-@settings(deadline=None)
 @given(positive)
 def test_index_is_exact(value: float) -> None:
     assert exponential.index(value) == exact_index(value, MAX_SCALE)
 
 
-@settings(deadline=None)
 @given(positive, st.integers(-10, MAX_SCALE))
 def test_a_coarser_index_is_an_arithmetic_shift(value: float, scale: int) -> None:
     assert exponential.index(value) >> (MAX_SCALE - scale) == exact_index(value, scale)
 
 
-@settings(deadline=None)
 @given(st.lists(finite, max_size=30))
 @example([])
 @example([0.0, 0.0])
@@ -132,7 +129,6 @@ def test_counts_are_those_of_the_definition(values: list[float]) -> None:
         assert histogram["sum"] == pytest.approx(float(np.sum(values)))
 
 
-@settings(deadline=None)
 @given(st.lists(finite, max_size=30), st.randoms(), st.integers(1, 5))
 def test_order_splits_and_merges_give_the_same_counts(values: list[float], random: Any, pieces: int) -> None:
     expected = parts(folded(values))
@@ -188,7 +184,6 @@ def test_the_guarantee_is_stated_with_its_figures() -> None:
         assert float(f"{100 * (base - 1) / (base + 1):.2g}") == stated
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.one_of(finite.filter(lambda v: v == 0 or v > 1e-300)), min_size=1, max_size=30),
     st.floats(0, 1),
@@ -211,7 +206,6 @@ def test_quantiles_of_nothing_and_beyond() -> None:
         exponential.quantile(8, 0, [1], 0, 1.5)
 
 
-@settings(deadline=None)
 @given(st.lists(durations_ns, max_size=40))
 @example([1, 2**63 - 1])
 def test_whole_nanoseconds_need_no_scale_below_1(durations: list[int]) -> None:

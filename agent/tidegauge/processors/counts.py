@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from tidegauge import categories
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
+from tidegauge.stats.comparison import Baseline, Baselines
 
 _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
@@ -34,6 +36,7 @@ class Tables:
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
         self.known = tuple(pa.array(p.categories, pa.string()) for p in self.categorical)
+        self.most_categories = max((len(profile.counts) for profile in self.categorical), default=1)
         grids = [bins.grid(profile.edges) for profile in self.numeric]
         features = len(grids)
         self.most_bins = max((len(profile.counts) for profile in self.numeric), default=1)
@@ -51,6 +54,15 @@ class Tables:
                 profile.center,
             )
 
+    @cached_property
+    def baselines(self) -> tuple[Baselines, Baselines]:
+        """What windows are compared with: numeric and categorical columns. The first use takes a while."""
+        numeric, categorical = (
+            Baselines.of([Baseline(p.counts, p.sums, p.squares, p.fourth, p.infinite) for p in profiles])
+            for profiles in (self.numeric, self.categorical)
+        )
+        return numeric, categorical
+
     @property
     def profiles(self) -> tuple[Profile, ...]:
         """In the order of the counts' rows."""
@@ -58,22 +70,23 @@ class Tables:
 
 
 class Counts:
-    """What a pane holds: counts per bin, sums per bin and tallies. Sums of panes are panes."""
+    """What a pane holds: counts and sums per bin, squares and tallies. Sums of panes are panes."""
 
     def __init__(self, tables: Tables) -> None:
         features = len(tables.numeric)
         self.counts = np.zeros((features, tables.most_bins), np.int64)
         self.sums = np.zeros((features, tables.most_bins))
+        self.squares = np.zeros((features, 1))
         self.tallies = np.zeros((features, bins.TALLIES), np.int64)
-        self.categories = [np.zeros(len(known) + 1, np.int64) for known in tables.known]
+        self.categories = np.zeros((len(tables.known), tables.most_categories), np.int64)
         self.missing = np.zeros(len(tables.known), np.int64)
 
     def __iadd__(self, other: Counts) -> Self:
         self.counts += other.counts
         self.sums += other.sums
+        self.squares += other.squares
         self.tallies += other.tallies
-        for own, more in zip(self.categories, other.categories, strict=True):
-            np.add(own, more, out=own)
+        self.categories += other.categories
         self.missing += other.missing
         return self
 
@@ -126,7 +139,7 @@ class Plan:
         counts.missing[self._absent_texts] += rows.num_rows
         for index, row in self._texts:
             found, missing = categories.count(rows.column(index), self._tables.known[row])
-            counts.categories[row] += found
+            counts.categories[row, : len(found)] += found
             counts.missing[row] += missing
         for index in self._casts:
             doubles: Any = pc.cast(rows.column(index), pa.float64(), safe=False)
@@ -144,6 +157,7 @@ class Plan:
                 tables.places,
                 counts.counts,
                 counts.sums,
+                counts.squares,
                 counts.tallies,
             )
             del capsules
@@ -159,12 +173,16 @@ def _reason(known: bool, kind: Kind) -> str:
     return "type_changed" if known else "no_reference"
 
 
+_NONE = np.empty(0)
+
+
 class Tally(NamedTuple):
     """One profile's share of some counts."""
 
     profile: Profile
     counts: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
+    squares: float  # of finite values about the centre
     missing: int
     out_of_range: int
     infinite: int
@@ -185,8 +203,18 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
         outside = int(tally[bins.BELOW] + tally[bins.ABOVE])
         infinite = int(tally[bins.INFINITE])
         found.append(
-            Tally(profile, counts.counts[row, :used], counts.sums[row, :used], missing, outside, infinite)
+            Tally(
+                profile,
+                counts.counts[row, :used],
+                counts.sums[row, :used],
+                float(counts.squares[row, 0]),
+                missing,
+                outside,
+                infinite,
+            )
         )
     for row, profile in enumerate(tables.categorical):
-        found.append(Tally(profile, counts.categories[row], np.empty(0), int(counts.missing[row]), 0, 0))
+        used = len(profile.counts)
+        missing = int(counts.missing[row])
+        found.append(Tally(profile, counts.categories[row, :used], _NONE, 0.0, missing, 0, 0))
     return found

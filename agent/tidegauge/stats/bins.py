@@ -136,8 +136,10 @@ def _fold_column(
     steps: Any,
     counts: Any,
     sums: Any,
+    squares: Any,
     tally: Any,
 ) -> None:
+    second = 0.0
     origin, scale, lowest, highest, center = place[0], place[1], place[2], place[3], place[4]
     for index in range(len(values)):
         if len(validity) > 0:
@@ -150,7 +152,9 @@ def _fold_column(
             # Within the reference's range, and so finite: the common case.
             found = _bin(value, edges, table, origin, scale, steps)
             counts[found] += 1
-            sums[found] += value - center
+            gap = value - center
+            sums[found] += gap
+            second += gap * gap
         elif value != value:
             tally[NAN] += 1
         else:
@@ -158,9 +162,12 @@ def _fold_column(
             found = _bin(value, edges, table, origin, scale, steps)
             counts[found] += 1
             if value - value == 0.0:
-                sums[found] += value - center
+                gap = value - center
+                sums[found] += gap
+                second += gap * gap
             else:
                 tally[INFINITE] += 1
+    squares[0] += second
 
 
 @numba.njit(
@@ -172,13 +179,22 @@ def _fold_column(
         types.Array(types.float64, 2, "C", readonly=True),
         types.int64[:, ::1],
         types.float64[:, ::1],
+        types.float64[:, ::1],
         types.int64[:, ::1],
     ),
     cache=True,
     nogil=True,
 )
 def fold(
-    batch: Any, columns: Any, edges: Any, tables: Any, places: Any, counts: Any, sums: Any, tallies: Any
+    batch: Any,
+    columns: Any,
+    edges: Any,
+    tables: Any,
+    places: Any,
+    counts: Any,
+    sums: Any,
+    squares: Any,
+    tallies: Any,
 ) -> None:
     """Fold the numeric columns of a record batch into counts and sums per bin, in one call.
 
@@ -193,6 +209,7 @@ def fold(
             and the centre that sums are taken about.
         counts: int64[features, most bins], added to.
         sums: float64[features, most bins]: of finite values minus the centre, added to.
+        squares: float64[features, 1]: of the same, squared, added to.
         tallies: int64[features, TALLIES], added to.
     """
     # struct ArrowArray: length, null_count, offset, n_buffers, n_children, buffers, children, ...
@@ -207,20 +224,21 @@ def fold(
         validity = carray(as_pointer(buffers[0]), bits, np.uint8)
         row, table, place = edges[feature], tables[feature], places[feature]
         count, total, tally = counts[feature], sums[feature], tallies[feature]
+        square = squares[feature]
         if length == 0:
             continue
         if code == FLOAT64:
             doubles = carray(as_pointer(buffers[1] + 8 * offset), length, np.float64)
-            _fold_column(doubles, validity, offset, row, table, place, steps, count, total, tally)
+            _fold_column(doubles, validity, offset, row, table, place, steps, count, total, square, tally)
         elif code == FLOAT32:
             floats = carray(as_pointer(buffers[1] + 4 * offset), length, np.float32)
-            _fold_column(floats, validity, offset, row, table, place, steps, count, total, tally)
+            _fold_column(floats, validity, offset, row, table, place, steps, count, total, square, tally)
         elif code == INT64:
             longs = carray(as_pointer(buffers[1] + 8 * offset), length, np.int64)
-            _fold_column(longs, validity, offset, row, table, place, steps, count, total, tally)
+            _fold_column(longs, validity, offset, row, table, place, steps, count, total, square, tally)
         else:
             ints = carray(as_pointer(buffers[1] + 4 * offset), length, np.int32)
-            _fold_column(ints, validity, offset, row, table, place, steps, count, total, tally)
+            _fold_column(ints, validity, offset, row, table, place, steps, count, total, square, tally)
 
 
 def quantile_edges(
