@@ -28,7 +28,9 @@ from tidegauge.processors.received import Received
 from tidegauge.processors.report import METRICS
 from tidegauge.processors.stages import Stages
 from tidegauge.processors.timings import Timings
+from tidegauge.publisher import Publisher
 from tidegauge.scrapers.gpu import FAMILIES
+from tidegauge.snapshot import Snapshots
 from tidegauge.telemetry import COUNTERS, Telemetry
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +109,7 @@ async def observed() -> Telemetry:
     # An entry for a receiver, as the first batch makes it.
     pipeline._pending["otlp_grpc", "traces"] = 0
     pipeline.observe()
+    Publisher(pipeline, telemetry, Snapshots(), interval_s=1).observe()
     collector = config.OtlpExporter(endpoint="http://127.0.0.1:4317")
     Forwarder(Collector(collector), telemetry, collector).observe()
     return telemetry
