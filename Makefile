@@ -53,7 +53,7 @@ lock: $(READY) ## renew the locks from pyproject.toml (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
+		--extra build --extra test --extra check --extra demo -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## forget the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
