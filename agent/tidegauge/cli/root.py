@@ -153,8 +153,8 @@ def version() -> None:
 
 @contextmanager
 def _telling() -> Iterator[None]:
-    """Say why it takes so long, where it does: importing compiles what is not on disk yet."""
-    what = "compiling the kernels, for up to a minute; the next start finds them on disk"
+    """Say why it takes so long, where it does."""
+    what = "still loading: kernels that are not on disk yet are compiled, once, for up to a minute"
     timer = threading.Timer(_QUICK_S, click.echo, [what], {"err": True})
     timer.daemon = True
     timer.start()
