@@ -187,7 +187,7 @@ class Logs(Settings, frozen=True, kw_only=True):
 
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
-    other_windows: tuple[Duration, ...] = (Duration("5m"), Duration("24h"))
+    other_windows: tuple[Duration, ...] = ()
     panes: Positive = 12
     allowed_lateness: Duration = Duration("10m")
     max_future: Duration = Duration("1m")
