@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tidegauge.config import ConfigError
-from tidegauge.exporters.lock import StateLock
+from tidegauge.lock import StateLock
 
 
 def test_a_second_one_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
