@@ -29,3 +29,18 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         StateLock(tmp_path / "state"),
     ):
         pass
+
+
+def test_a_folder_that_is_not_needed_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("a file")
+    with StateLock(tmp_path / "state", needed=False):
+        pass
+    assert "a restart will lose what it was to keep" in caplog.text
+    with (
+        StateLock(tmp_path / "other", needed=False),
+        pytest.raises(ConfigError, match="in use"),
+        StateLock(tmp_path / "other", needed=False),
+    ):
+        pass

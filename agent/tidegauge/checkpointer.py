@@ -31,7 +31,7 @@ class Checkpointer:
 
     A state that has not changed is not written again. A disk that refuses costs a warning, and one that
     hangs a thread: the agent goes on. `capture` gives None where there is nothing to be had any more.
-    To be left once nothing changes the state any more: what is then written, in `last_s` seconds, is complete.
+    To be left once nothing changes the state any more: what is then written, within `last_s`, is complete.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """State that survives a restart: a file of frames, replaced whole, that shows when it is damaged.
 
-A file is 16 bytes that tell its format, then frames: length (8 bytes, little-endian), CRC-32 (4) and
-as many bytes; an empty frame is the last. It is written beside its place and put there by a rename, after
-a sync: there is the old state or the new one, never a part. A frame is checked before anybody parses it.
+A file is 16 bytes that tell its format, then frames: length (8 bytes, little-endian), CRC-32 of it and the
+bytes (4), and as many bytes; an empty frame is the last. It is written beside its place and put there by a
+rename, after a sync: there is the old state or the new one, never a part. A frame is checked before anybody
+parses it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
 MAGIC = b"tidegauge state1"
-_FRAME = struct.Struct("<QI")
+_LENGTH, _CRC = struct.Struct("<Q"), struct.Struct("<I")
+_HEADER_BYTES = _LENGTH.size + _CRC.size
 
 
 class StateError(Exception):
@@ -79,8 +82,9 @@ class StateFile:
         self._folder.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(MAGIC)
-            for frame in (*frames, b""):
-                file.write(_FRAME.pack(len(frame), zlib.crc32(frame)))
+            for frame in chain(frames, (b"",)):
+                length = _LENGTH.pack(len(frame))
+                file.write(length + _CRC.pack(zlib.crc32(frame, zlib.crc32(length))))
                 file.write(frame)
             file.flush()
             os.fsync(file.fileno())
@@ -108,16 +112,17 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
     if magic != MAGIC:
         known = magic[:-1] == MAGIC[:-1]
         raise StateError("it is of another version of the agent" if known else "it is no state")
-    while (left := left - _FRAME.size) >= 0:
-        length, crc = _FRAME.unpack(file.read(_FRAME.size))
-        if not length:
-            return
-        if length > left:
+    while (left := left - _HEADER_BYTES) >= 0:
+        length = file.read(_LENGTH.size)
+        [crc], [size] = _CRC.unpack(file.read(_CRC.size)), _LENGTH.unpack(length)
+        if size > left:
             break
-        left -= length
-        frame = file.read(length)
-        if zlib.crc32(frame) != crc:
+        left -= size
+        frame = file.read(size)
+        if zlib.crc32(frame, zlib.crc32(length)) != crc:
             raise StateError("it is damaged")
+        if not size:
+            return
         yield frame
     raise StateError("its end is missing")
 

@@ -218,15 +218,19 @@ class Drift:
     def _open(self, identity: Identity, window: Window) -> None:
         self._windows[identity] = window
         self._alarms[identity] = Alarms(window.tables, self._settings)
-        self._labels[identity] = self._label(identity, window)
 
     def _label(self, identity: Identity, window: Window) -> dict[str, list[Labels]]:
-        """By window: "" for `drift.window`, whose points carry no label of it."""
+        """By window: "" for `drift.window`, whose points carry no label of it. Made when first wanted: for
+        2000 columns restored at once it takes a second, which the start need not wait for."""
+        if identity in self._labels:
+            return self._labels[identity]
         texts = [
             "" if length == self._settings.window else duration_text(length) for length in window.lengths
         ]
         profiles = window.tables.profiles
-        return {text: [Labels(identity, profile, text) for profile in profiles] for text in texts}
+        found = {text: [Labels(identity, profile, text) for profile in profiles] for text in texts}
+        self._labels[identity] = found
+        return found
 
     def _judged(self, identity: Identity, window: Window, now_ns: int) -> Points:
         try:
@@ -238,7 +242,7 @@ class Drift:
 
     def _judge(self, identity: Identity, window: Window, now_ns: int) -> Points:
         points: Points = defaultdict(list)
-        for length, (text, labels) in zip(window.lengths, self._labels[identity].items(), strict=True):
+        for length, (text, labels) in zip(window.lengths, self._label(identity, window).items(), strict=True):
             counts = window.total(now_ns, length)
             if not text:
                 for names, column in zip(labels, tallies(window.tables, counts), strict=True):
