@@ -58,7 +58,7 @@ def fuzz(name: str, runs: int, seed: int, replay: str | None) -> int:
         plain.replace_instructions()
         import targets as properties
 
-        from tidegauge.wire import counts, logs, traces  # noqa: F401
+        from tidegauge.wire import logs, points, traces  # noqa: F401
 
         target = properties.targets()[name]
     import corpus
@@ -75,8 +75,8 @@ def fuzz(name: str, runs: int, seed: int, replay: str | None) -> int:
         if executions == runs:
             took = time.monotonic() - began
             print(
-                f"{name}: {runs} executions, {runs / took:.0f} a second: {target.agreed} agree with protobuf,"
-                f" {target.refused} are refused by both, {target.accepted_more} by protobuf alone",
+                f"{name}: {runs} executions, {runs / took:.0f} a second: {target.agreed} read as"
+                f" protobuf does, {target.refused} refused by both",
                 flush=True,
             )
         # Most of what becomes of a refused input is refused again, where it was the first time.

@@ -80,7 +80,7 @@ def fold(batch, edges, lowest, highest, center=0.0):
     plan = np.array([[0, 0, TYPES[batch.schema.field(0).type], grid.steps]], np.int64)
     capsules = batch.__arrow_c_array__()
     bins.fold(
-        address(capsules[1]),
+        np.array([address(capsules[1])], np.int64),
         plan,
         grid.edges[None, :],
         grid.table[None, :],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -119,6 +120,7 @@ class Plan:
 
     def __init__(self, layout: Layout, schema: pa.Schema, tables: Tables) -> None:
         self._tables = tables
+        self.timestamp = layout.index(Role.TIMESTAMP)
         self.skipped: list[Skipped] = []
         self._casts: list[int] = []
         self._texts: list[tuple[int, int]] = []
@@ -148,10 +150,15 @@ class Plan:
         self._absent = [row for name, row in numeric.items() if name not in here]
         self._absent_texts = [row for name, row in categorical.items() if name not in here]
 
-    def fold(self, rows: pa.RecordBatch, counts: Counts) -> None:
-        """Add a batch of this layout to the counts. Columns that it lacks are missing in all its rows."""
-        counts.tallies[self._absent, bins.MISSING] += rows.num_rows
-        counts.missing[self._absent_texts] += rows.num_rows
+    def prepare(self, rows: pa.RecordBatch, counts: Counts) -> pa.RecordBatch:
+        """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
+
+        Columns that the batch lacks are missing in all its rows.
+        """
+        if self._absent:
+            counts.tallies[self._absent, bins.MISSING] += rows.num_rows
+        if self._absent_texts:
+            counts.missing[self._absent_texts] += rows.num_rows
         for index, row in self._texts:
             found, missing = categories.count(rows.column(index), self._tables.known[row])
             counts.categories[row, : len(found)] += found
@@ -159,23 +166,31 @@ class Plan:
         for index in self._casts:
             doubles: Any = pc.cast(rows.column(index), pa.float64(), safe=False)
             rows = rows.set_column(index, rows.schema.names[index], doubles)
-        if len(self._columns):
-            tables = self._tables
-            # The capsules own the exported structs: they must outlive the kernel.
-            exported: Any = rows
-            capsules = exported.__arrow_c_array__()
-            bins.fold(
-                _array_address(capsules[1], b"arrow_array"),
-                self._columns,
-                tables.edges,
-                tables.grids,
-                tables.places,
-                counts.counts,
-                counts.sums,
-                counts.squares,
-                counts.tallies,
-            )
-            del capsules
+        return rows
+
+    def fold(self, prepared: Sequence[pa.RecordBatch], counts: Counts) -> None:
+        """Add the numbers of batches to the counts, in one call."""
+        if not len(self._columns):
+            return
+        tables = self._tables
+        # The capsules own the exported structs: they must outlive the kernel.
+        capsules = [_exported(rows) for rows in prepared]
+        bins.fold(
+            np.array([_array_address(capsule, b"arrow_array") for capsule in capsules], np.int64),
+            self._columns,
+            tables.edges,
+            tables.grids,
+            tables.places,
+            counts.counts,
+            counts.sums,
+            counts.squares,
+            counts.tallies,
+        )
+        del capsules
+
+
+def _exported(rows: Any) -> Any:
+    return rows.__arrow_c_array__()[1]
 
 
 def _countable(kind: pa.DataType, folded: Kind) -> bool:

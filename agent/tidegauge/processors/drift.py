@@ -73,6 +73,8 @@ class Drift:
                     # One bad batch must not take those with it that were queued beside it.
                     log.exception("a batch of %s %s failed", *batch.identity[:2])
                     left_out["error"] += batch.items
+        for window in self._windows.values():
+            window.settle()
         return left_out
 
     def _update(self, batch: Records) -> Mapping[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class Panes:
         self._widths = [max(length // panes, 1) for length in windows_ns]
         self._levels: list[dict[int, Counts]] = [{} for _ in windows_ns]
         self._retired = Counts(tables)
+        self._until: float = -math.inf
         self._lent: set[tuple[int, int]] = set()  # captured as they are: copied before they are changed
 
     def begin(self, level: int, time_ns: int) -> int:
@@ -51,12 +53,25 @@ class Panes:
         """The pane of `level` that `time_ns` lies in."""
         return time_ns // self._widths[level]
 
+    def holds(self, watermark_ns: int) -> bool:
+        """Whether the watermark is in the panes that it was in when `retire` was last called, or before."""
+        return watermark_ns < self._until
+
     def retire(self, watermark_ns: int) -> None:
         """Move what lies before each level's window, as of the watermark, to the next level."""
         for level, panes in enumerate(self._levels):
             first = self.begin(level, watermark_ns) // self._widths[level]
             for number in [number for number in panes if number < first]:
                 self._after(level, number).__iadd__(panes.pop(number))
+        self._until = min((watermark_ns // width + 1) * width for width in self._widths)
+
+    def place(self, first_ns: int, last_ns: int, watermark_ns: int) -> Counts | None:
+        """The one pane for rows between two times, or None where there are several or none."""
+        for level, width in enumerate(self._widths):
+            if first_ns >= self.begin(level, watermark_ns):
+                number = first_ns // width
+                return self._pane(level, number) if last_ns // width == number else None
+        return None
 
     def places(
         self, times_ns: npt.NDArray[np.int64], watermark_ns: int

@@ -56,39 +56,87 @@ class Window:
         self._plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()
         self._updates = 0
         self._next: int | None = None  # the first pane that `closed` has not given
+        # What `settle` is to fold, of one plan and for one pane.
+        self._waiting: list[pa.RecordBatch] = []
+        self._where: tuple[Plan, Counts] | None = None
 
     def update(self, batch: Records) -> Mapping[str, int]:
-        """Fold a batch. Returns the rows left out, by reason: `late` or `future`."""
+        """Take a batch in. Returns the rows left out, by reason: `late` or `future`.
+
+        Its numbers wait, for as many batches as possible to be folded at once: until `settle`, or a batch
+        that goes elsewhere.
+        """
         plan = self._plans.get(batch.layout)
         if plan is None:
             plan = self._plans[batch.layout] = Plan(batch.layout, batch.rows.schema, self.tables)
         self.skipped = tuple(plan.skipped)
         self._updates += 1
-        times = event_times(batch)
-        timely = times <= batch.received_ns + self._future_ns
-        future = batch.items - int(timely.sum())
-        if not timely.any():
-            return {"future": future} if future else {}
-        newest = int(times.max(where=timely, initial=-(2**63)))
-        # Lateness is judged by what was known before: a batch's own rows may come in any order.
-        known = self._watermark
-        self._watermark = newest if known is None else max(newest, known)
-        self._arrived = batch.received_ns
-        self._panes.retire(self._watermark)
-        timely &= times >= self._panes.begin(len(self.lengths) - 1, self._watermark)
-        if known is not None:
-            timely &= times >= known - self._lateness_ns
-        rows = batch.rows
-        if not timely.all():
-            rows, times = rows.filter(pa.array(timely)), times[timely]
-        for pane, mine in self._panes.places(times, self._watermark):
-            plan.fold(rows if mine is None else rows.filter(pa.array(mine)), pane)
-        late = batch.items - future - len(times)
+        if plan.timestamp is None:
+            return self._at_arrival(plan, batch)
+        rows, times = batch.rows, event_times(batch)
+        future = late = 0
+        latest = batch.received_ns + self._future_ns
+        if times.max() > latest:
+            rows, times = _only(rows, times, times <= latest)
+            future = batch.items - len(times)
+        if len(times):
+            least = self._advance(int(times.max()), batch.received_ns)
+            if times.min() < least:
+                rows, times = _only(rows, times, times >= least)
+                late = batch.items - future - len(times)
+        if len(times):
+            self._place(plan, rows, times)
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
 
+    def settle(self) -> None:
+        """Fold what waits."""
+        if self._where is not None:
+            (plan, pane), waiting = self._where, self._waiting
+            self._where, self._waiting = None, []
+            plan.fold(waiting, pane)
+
+    def _at_arrival(self, plan: Plan, batch: Records) -> Mapping[str, int]:
+        """Take in a batch without event times, all of whose rows have the same one."""
+        time = batch.received_ns
+        if time < self._advance(time, time):
+            return {"late": batch.items}
+        assert self._watermark is not None
+        pane = self._panes.place(time, time, self._watermark)
+        assert pane is not None
+        self._put(plan, batch.rows, pane)
+        return {}
+
+    def _advance(self, newest: int, arrived: int) -> int:
+        """Move the watermark on; the event time from which rows are not late."""
+        known = self._watermark
+        self._watermark = watermark = newest if known is None else max(newest, known)
+        self._arrived = arrived
+        if not self._panes.holds(watermark):
+            self.settle()
+            self._panes.retire(watermark)
+        oldest = self._panes.begin(len(self.lengths) - 1, watermark)
+        # Lateness is judged by what was known before: a batch's own rows may come in any order.
+        return oldest if known is None else max(oldest, known - self._lateness_ns)
+
+    def _place(self, plan: Plan, rows: pa.RecordBatch, times: npt.NDArray[np.int64]) -> None:
+        assert self._watermark is not None
+        pane = self._panes.place(int(times.min()), int(times.max()), self._watermark)
+        if pane is not None:
+            self._put(plan, rows, pane)
+            return
+        for pane, mine in self._panes.places(times, self._watermark):
+            self._put(plan, rows if mine is None else rows.filter(pa.array(mine)), pane)
+
+    def _put(self, plan: Plan, rows: pa.RecordBatch, pane: Counts) -> None:
+        if self._where != (plan, pane):
+            self.settle()
+            self._where = plan, pane
+        self._waiting.append(plan.prepare(rows, pane))
+
     def total(self, now_ns: int, length: Duration | None = None) -> Counts:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
+        self.settle()
         # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
         return self._panes.total(self._level(length), self._clock(now_ns))
 
@@ -103,15 +151,19 @@ class Window:
         if self._next is not None:
             begin = max(begin, self._next)
         self._next = max(end, begin)
+        if begin < end:
+            self.settle()
         for number in range(begin, end):
             yield self._panes.pane(level, number)
 
     def lifetime(self) -> Counts:
         """The sum of every pane there ever was."""
+        self.settle()
         return self._panes.lifetime()
 
     def capture(self) -> WindowState:
         """All of it; takes microseconds, and nothing is copied before it changes."""
+        self.settle()
         return WindowState(self._panes.capture(), self._watermark, self._arrived, self._next)
 
     def restore(self, state: WindowState, *, anew: bool) -> None:
@@ -143,6 +195,12 @@ class Window:
 def lengths(settings: Settings) -> tuple[Duration, ...]:
     """The lengths of all windows, ascending."""
     return tuple(sorted({settings.window, *settings.other_windows}))
+
+
+def _only(
+    rows: pa.RecordBatch, times: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
+) -> tuple[pa.RecordBatch, npt.NDArray[np.int64]]:
+    return rows.filter(pa.array(chosen)), times[chosen]
 
 
 def event_times(batch: Records) -> npt.NDArray[np.int64]:

@@ -172,7 +172,7 @@ def _fold_column(
 
 @numba.njit(
     types.void(
-        types.int64,
+        types.Array(types.int64, 1, "C", readonly=True),
         types.Array(types.int64, 2, "C", readonly=True),
         types.Array(types.float64, 2, "C", readonly=True),
         types.Array(types.uint16, 2, "C", readonly=True),
@@ -186,7 +186,7 @@ def _fold_column(
     nogil=True,
 )
 def fold(
-    batch: Any,
+    batches: Any,
     columns: Any,
     edges: Any,
     tables: Any,
@@ -196,11 +196,13 @@ def fold(
     squares: Any,
     tallies: Any,
 ) -> None:
-    """Fold the numeric columns of a record batch into counts and sums per bin, in one call.
+    """Fold the numeric columns of record batches of one schema into counts and sums per bin, in one call.
+
+    The sums are those of one call per batch, to the bit.
 
     Args:
-        batch: address of the batch's `ArrowArray` struct (Arrow C data interface), whose children
-            are the columns. The caller keeps it alive and has validated it.
+        batches: int64[n], the address of each batch's `ArrowArray` struct (Arrow C data interface), whose
+            children are the columns. The caller keeps them alive and has validated them.
         columns: int64[k, 4]: child's index, feature's row in the arrays below, value type's code,
             and the steps of the feature's grid.
         edges: float64[features, most], rows as a Grid has them, the rest infinite.
@@ -212,33 +214,35 @@ def fold(
         squares: float64[features, 1]: of the same, squared, added to.
         tallies: int64[features, TALLIES], added to.
     """
-    # struct ArrowArray: length, null_count, offset, n_buffers, n_children, buffers, children, ...
-    base = carray(as_pointer(batch), 7, np.int64)
-    children = carray(as_pointer(base[6]), base[4], np.int64)
+    # Column by column, so that a small batch finds the column's grid in the cache.
     for number in range(len(columns)):
         feature, code, steps = columns[number, 1], columns[number, 2], columns[number, 3]
-        array = carray(as_pointer(children[columns[number, 0]]), 7, np.int64)
-        length, nulls, offset = array[0], array[1], array[2]
-        buffers = carray(as_pointer(array[5]), 2, np.int64)
-        bits = 0 if nulls == 0 or buffers[0] == 0 else (offset + length + 7) >> 3
-        validity = carray(as_pointer(buffers[0]), bits, np.uint8)
         row, table, place = edges[feature], tables[feature], places[feature]
         count, total, tally = counts[feature], sums[feature], tallies[feature]
         square = squares[feature]
-        if length == 0:
-            continue
-        if code == FLOAT64:
-            doubles = carray(as_pointer(buffers[1] + 8 * offset), length, np.float64)
-            _fold_column(doubles, validity, offset, row, table, place, steps, count, total, square, tally)
-        elif code == FLOAT32:
-            floats = carray(as_pointer(buffers[1] + 4 * offset), length, np.float32)
-            _fold_column(floats, validity, offset, row, table, place, steps, count, total, square, tally)
-        elif code == INT64:
-            longs = carray(as_pointer(buffers[1] + 8 * offset), length, np.int64)
-            _fold_column(longs, validity, offset, row, table, place, steps, count, total, square, tally)
-        else:
-            ints = carray(as_pointer(buffers[1] + 4 * offset), length, np.int32)
-            _fold_column(ints, validity, offset, row, table, place, steps, count, total, square, tally)
+        for which in range(len(batches)):
+            # struct ArrowArray: length, null_count, offset, n_buffers, n_children, buffers, children, ...
+            base = carray(as_pointer(batches[which]), 7, np.int64)
+            children = carray(as_pointer(base[6]), base[4], np.int64)
+            array = carray(as_pointer(children[columns[number, 0]]), 7, np.int64)
+            length, nulls, offset = array[0], array[1], array[2]
+            if length == 0:
+                continue
+            buffers = carray(as_pointer(array[5]), 2, np.int64)
+            bits = 0 if nulls == 0 or buffers[0] == 0 else (offset + length + 7) >> 3
+            validity = carray(as_pointer(buffers[0]), bits, np.uint8)
+            if code == FLOAT64:
+                doubles = carray(as_pointer(buffers[1] + 8 * offset), length, np.float64)
+                _fold_column(doubles, validity, offset, row, table, place, steps, count, total, square, tally)
+            elif code == FLOAT32:
+                floats = carray(as_pointer(buffers[1] + 4 * offset), length, np.float32)
+                _fold_column(floats, validity, offset, row, table, place, steps, count, total, square, tally)
+            elif code == INT64:
+                longs = carray(as_pointer(buffers[1] + 8 * offset), length, np.int64)
+                _fold_column(longs, validity, offset, row, table, place, steps, count, total, square, tally)
+            else:
+                ints = carray(as_pointer(buffers[1] + 4 * offset), length, np.int32)
+                _fold_column(ints, validity, offset, row, table, place, steps, count, total, square, tally)
 
 
 def quantile_edges(
