@@ -15,9 +15,9 @@ AGENT = Path(__file__).parents[1] / "agent" / "tidegauge"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"stats"}),
     frozenset({"metric", "identity", "snapshot", "telemetry", "units", "environment", "config"})
-    | {"layout", "categories", "batch", "wire", "baked", "memory"},
-    frozenset({"profile", "reference", "shelf"}),
-    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher"}),
+    | {"layout", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
+    frozenset({"profile", "reference", "shelf", "statefile"}),
+    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
     frozenset({"app", "footprint"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -201,6 +201,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     max_identities: Positive = 100
     max_features: Positive = 1_000
     max_categories: Positive = 100
+    checkpoint_interval: Duration = Duration("1m")
 
 
 class Reference(Settings, frozen=True, kw_only=True):
