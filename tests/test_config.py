@@ -69,6 +69,20 @@ exporters: [1]
         ("exporters: {otlp: {endpoint: 'collector:4317'}}", "exporters.otlp.endpoint"),
         ("exporters: {otlp: {endpoint: 'http://localhost:4317'}}", "exporters.otlp.endpoint"),
         ("exporters: {otlp: {endpoint: 'http://a b'}}", "exporters.otlp.endpoint"),
+        (
+            "exporters: {otlp: {endpoint: 'http://127.0.0.1:4318/x', protocol: http/protobuf}}",
+            "exporters.otlp.endpoint",
+        ),
+        ("exporters: {otlp: {signals: [traces, records]}}", "exporters.otlp.signals"),
+        ("exporters: {collectors: [{name: a}]}", "exporters.collectors[0].endpoint"),
+        (
+            "exporters: {collectors: [{name: default, endpoint: 'http://c:4317'}]}",
+            "exporters.collectors[0].name",
+        ),
+        (
+            "exporters: {collectors: [{name: ../up, endpoint: 'http://c:4317'}]}",
+            "exporters.collectors[0].name",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other(tmp_path, text, path):
@@ -116,7 +130,8 @@ def test_the_file_comes_before_the_variables(tmp_path):
 @pytest.mark.parametrize(
     "environ",
     [
-        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+        {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "thrift"},
         {"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"},
         {"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"},
         {"OTEL_EXPORTER_OTLP_HEADERS": "nonsense"},
@@ -125,6 +140,58 @@ def test_the_file_comes_before_the_variables(tmp_path):
 def test_variables_that_cannot_be_used_are_named(environ):
     with pytest.raises(ConfigError, match=next(iter(environ))):
         load(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"} | environ)
+
+
+def test_a_signal_s_own_variables_come_before_the_common_ones():
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://all:4317",
+        "OTEL_EXPORTER_OTLP_HEADERS": "a=1",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://traces/otlp/v1/traces",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "b=2",
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "500",
+    }
+    exporters = load(None, environ).exporters
+    assert (exporters.otlp.endpoint, exporters.otlp.signals) == ("http://all:4317", ("metrics", "logs"))
+    assert (exporters.otlp.headers, exporters.otlp.timeout) == ({"a": "1"}, 10.0)
+    (traces,) = exporters.collectors
+    assert (traces.name, traces.endpoint, traces.signals) == ("traces", "https://traces/otlp", ("traces",))
+    assert (traces.protocol, traces.headers, traces.timeout) == ("http/protobuf", {"b": "2"}, 0.5)
+
+
+def test_a_signal_without_an_endpoint_goes_nowhere():
+    exporters = load(None, {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://logs:4317"}).exporters
+    assert exporters.otlp.endpoint is None
+    assert [(one.name, one.signals) for one in exporters.collectors] == [("logs", ("logs",))]
+
+
+def test_signals_that_go_the_same_way_share_a_collector():
+    environ = {
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://metrics:4317",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://rest:4317",
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://rest:4317",
+    }
+    exporters = load(None, environ).exporters
+    assert (exporters.otlp.endpoint, exporters.otlp.signals) == ("http://metrics:4317", ("metrics",))
+    assert [(one.name, one.signals) for one in exporters.collectors] == [("traces-logs", ("traces", "logs"))]
+
+
+@pytest.mark.parametrize("endpoint", ["http://c:4318", "http://c:4318/v1/logs", "http://c/v1/traces/x"])
+def test_a_signal_s_own_http_endpoint_is_its_whole_url(endpoint):
+    environ = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint,
+    }
+    with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT.*must end in /v1/traces"):
+        load(None, environ)
+
+
+def test_collectors_in_the_file_come_before_the_variables(tmp_path):
+    text = "exporters: {collectors: [{name: a, endpoint: 'http://a:4317', disk_queue: {size: 0B}}]}"
+    exporters = parsed(tmp_path, text, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://other:4317"}).exporters
+    assert exporters.otlp.endpoint is None
+    assert [one.name for one in exporters.collectors] == ["a"]
+    assert exporters.collectors[0].disk_queue.size == 0
 
 
 def test_an_endpoint_variable_without_a_scheme_is_as_secure_as_it_says():

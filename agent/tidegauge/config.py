@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import msgspec
 import yaml
 
-from tidegauge.environment import otlp_from_environment
+from tidegauge.environment import read
 from tidegauge.units import Allowance, Duration, Size, parse_endpoint
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -338,13 +338,16 @@ def _shown(raw: Any) -> str:
 
 
 def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
-    otlp, resource = otlp_from_environment(environ)
-    given = config.exporters.otlp
-    if given.endpoint is not None:
-        # The file names a collector: the variables belong to some other one.
-        otlp = {}
-    exporters = msgspec.structs.replace(config.exporters, otlp=msgspec.structs.replace(given, **otlp))
-    return msgspec.structs.replace(config, exporters=exporters, resource=resource | config.resource)
+    found = read(environ)
+    exporters = config.exporters
+    # Where the file names collectors, the variables belong to some other ones.
+    if exporters.otlp.endpoint is None and not exporters.collectors:
+        exporters = msgspec.structs.replace(
+            exporters,
+            otlp=msgspec.structs.replace(exporters.otlp, **found.otlp),
+            collectors=tuple(FurtherCollector(**settings) for settings in found.collectors),
+        )
+    return msgspec.structs.replace(config, exporters=exporters, resource=found.resource | config.resource)
 
 
 def _contradictions(config: Config) -> list[Problem]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -211,3 +214,27 @@ def has_unknown_fields(message: Any) -> bool:
     inner = [value for field, value in message.ListFields() if field.message_type is not None]
     listed = [one for value in inner for one in (value if hasattr(value, "__len__") else [value])]
     return any(map(has_unknown_fields, listed))
+
+
+class Tls(NamedTuple):
+    """A certificate for localhost that is its own CA."""
+
+    key: Path
+    certificate: Path
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    made = Tls(tmp_path / "key.pem", tmp_path / "certificate.pem")
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout {made.key} -out {made.certificate}"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command.split(), *names], check=True, capture_output=True)
+    return made

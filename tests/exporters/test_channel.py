@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +87,47 @@ def test_headers_and_compression_are_sent(sink_type: Any) -> None:
     asyncio.run(scene())
 
 
+def test_compressing_calls_fail_like_others(sink_type: Any, failure: Any, closed_port: int) -> None:
+    """They are made from threads, by gRPC's other interface."""
+
+    async def scene() -> None:
+        async with sink_type() as sink:
+            sink.failures[Signal.TRACES] = [
+                failure(grpc.StatusCode.RESOURCE_EXHAUSTED, 2.5),
+                failure(grpc.StatusCode.INVALID_ARGUMENT),
+            ]
+            settings = OtlpExporter(endpoint=f"http://127.0.0.1:{sink.port}", compression="gzip", timeout=0.5)  # type: ignore[arg-type]
+            async with Collector(settings) as collector:
+                outcome = await collector.export(Signal.TRACES, b"")
+                assert (outcome.verdict, outcome.delay_s) == (Verdict.RETRY, 2.5)
+                assert (await collector.export(Signal.TRACES, b"")).verdict is Verdict.REJECTED
+                sink.partial = (3, "too old")
+                assert (await collector.export(Signal.TRACES, b"")).rejected_items == 3
+                sink.gate.clear()
+                outcome = await collector.export(Signal.TRACES, b"")
+                assert outcome.message.startswith("DEADLINE_EXCEEDED")
+        settings = OtlpExporter(endpoint=f"http://127.0.0.1:{closed_port}", compression="gzip")
+        async with Collector(settings) as collector:
+            assert (await collector.export(Signal.TRACES, b"")).message.startswith("UNAVAILABLE")
+
+    asyncio.run(scene())
+
+
+def test_leaving_ends_a_compressing_call_that_hangs(sink_type: Any) -> None:
+    async def scene() -> None:
+        async with sink_type() as sink:
+            sink.gate.clear()
+            settings = OtlpExporter(
+                endpoint=f"http://127.0.0.1:{sink.port}", compression="gzip", timeout=60.0
+            )  # type: ignore[arg-type]
+            async with Collector(settings) as collector:
+                call = asyncio.create_task(collector.export(Signal.TRACES, b""))
+                await sink.until(lambda: bool(sink.calls))
+            assert (await call).message.startswith("CANCELLED")
+
+    asyncio.run(scene())
+
+
 def test_a_collector_that_hangs_times_out(sink_type: Any) -> None:
     async def scene() -> None:
         async with sink_type() as sink:
@@ -128,19 +167,13 @@ def test_a_change_is_told_and_an_attempt_is_not(
     assert told == ["takes nothing", "answers again", "refuses logs"]
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_tls(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout {key} -out {certificate} -subj"
-    names = ["/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*command.split(), *names], check=True, capture_output=True)
-
+def test_tls(tls: Any) -> None:
     async def scene() -> None:
         server = grpc.aio.server()
-        credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+        credentials = grpc.ssl_server_credentials([(tls.key.read_bytes(), tls.certificate.read_bytes())])
         port = server.add_secure_port("localhost:0", credentials)
         await server.start()
-        trusting = OtlpExporter(endpoint=f"https://localhost:{port}", certificate=str(certificate))
+        trusting = OtlpExporter(endpoint=f"https://localhost:{port}", certificate=str(tls.certificate))
         doubting = OtlpExporter(endpoint=f"https://localhost:{port}")
         async with Collector(trusting) as collector:
             # There is no such service, but the answer came through TLS.

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tidegauge.batch import Signal
-from tidegauge.config import OtlpExporter
+from tidegauge.config import OtlpExporter, OtlpSignal
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.forward import Forwarder
 from tidegauge.exporters.lane import OVERHEAD
@@ -83,7 +83,8 @@ class Ledger:
 
 
 def settings_for(port: int, **settings: Any) -> OtlpExporter:
-    return OtlpExporter(endpoint=f"http://127.0.0.1:{port}", **settings)
+    # One call at a time where a test asks for no more: gRPC delivers them in any order.
+    return OtlpExporter(endpoint=f"http://127.0.0.1:{port}", **({"in_flight": 1} | settings))
 
 
 @asynccontextmanager
@@ -378,6 +379,132 @@ def test_leaving_tries_again_without_a_full_backoff(sink_type: Any, failure: Any
             ledger.offer(Signal.TRACES, spans("a"))
             await sink.until(lambda: len(sink.calls) == 1)
         assert taken(sink) == ["a"]
+
+    asyncio.run(scene())
+
+
+def test_several_calls_are_under_way(sink_type: Any) -> None:
+    async def scene() -> None:
+        async with sink_type() as sink, forwarding(sink.port, in_flight=3, batch_size=Size("1kB")) as ledger:
+            sink.gate.clear()
+            for n in range(10):
+                ledger.offer(Signal.TRACES, spans(str(n), padding=600))
+            await sink.until(lambda: len(sink.calls) == 3)
+            await asyncio.sleep(0.05)
+            assert sorted(call.names[0] for call in sink.calls) == ["0", "1", "2"]
+            sink.gate.set()
+        arrived = [int(name) for name in taken(sink)]
+        assert sorted(arrived) == list(range(10))
+        for place, number in enumerate(arrived):
+            assert sum(other > number for other in arrived[:place]) <= 2
+
+    asyncio.run(scene())
+
+
+def test_few_overtake_a_call_that_fails_and_it_is_repeated_alone(sink_type: Any, failure: Any) -> None:
+    async def scene() -> None:
+        async with sink_type() as sink, forwarding(sink.port, in_flight=3, batch_size=Size("1kB")) as ledger:
+            refusals = 5
+
+            def judge(call: Any) -> Any:
+                nonlocal refusals
+                if call.names != ["0"] or not refusals:
+                    return None
+                refusals -= 1
+                return failure(grpc.StatusCode.UNAVAILABLE)
+
+            sink.judge = judge
+            for n in range(10):
+                ledger.offer(Signal.TRACES, spans(str(n), padding=600))
+            await sink.until(lambda: len(sink.taken) == 10)
+        arrived = [call.names[0] for call in sink.calls]
+        assert sorted(arrived[:3]) == ["0", "1", "2"]
+        assert arrived[3:8] == ["0"] * 5
+        assert taken(sink)[:3] in (["1", "2", "0"], ["2", "1", "0"])
+        assert sorted(taken(sink)) == [str(n) for n in range(10)]
+        assert ledger.retries == 5
+
+    asyncio.run(scene())
+
+
+def test_an_outage_is_met_with_one_call_at_a_time(sink_type: Any, failure: Any) -> None:
+    async def scene() -> None:
+        async with sink_type() as sink, forwarding(sink.port, in_flight=4, batch_size=Size("1kB")) as ledger:
+            sink.failures[Signal.TRACES] = [failure(grpc.StatusCode.UNAVAILABLE)] * 10
+            for n in range(12):
+                ledger.offer(Signal.TRACES, spans(str(n), padding=600))
+            await sink.until(lambda: len(sink.taken) == 12)
+        arrived = [call.names[0] for call in sink.calls]
+        assert sorted(arrived[:4]) == ["0", "1", "2", "3"]
+        assert arrived[4:11] == ["0"] * 7
+        assert sorted(taken(sink)) == sorted(map(str, range(12)))
+
+    asyncio.run(scene())
+
+
+def test_calls_that_fail_together_are_waited_for_once(sink_type: Any, failure: Any) -> None:
+    async def scene() -> None:
+        options = {"backoff_s": (0.2, 60.0)}
+        async with (
+            sink_type() as sink,
+            forwarding(sink.port, options, in_flight=8, batch_size=Size("1kB")) as ledger,
+        ):
+            sink.failures[Signal.TRACES] = [failure(grpc.StatusCode.UNAVAILABLE)] * 8
+            for n in range(8):
+                ledger.offer(Signal.TRACES, spans(str(n), padding=600))
+            # Had each of them made the backoff longer, the next attempt would be seconds away.
+            await sink.until(lambda: len(sink.calls) == 9)
+            lane = ledger.forwarder._lanes[Signal.TRACES]
+            assert lane.backoff.next_s() <= 0.2 * 1.5 * 1.5
+            await sink.until(lambda: len(sink.taken) == 8)
+
+    asyncio.run(scene())
+
+
+def test_the_longest_wait_that_a_collector_asks_for_counts(sink_type: Any, failure: Any) -> None:
+    async def scene() -> None:
+        async with sink_type() as sink, forwarding(sink.port, in_flight=3, batch_size=Size("1kB")) as ledger:
+            sink.failures[Signal.TRACES] = [
+                failure(grpc.StatusCode.UNAVAILABLE, 0.1),
+                failure(grpc.StatusCode.UNAVAILABLE, 0.6),
+                failure(grpc.StatusCode.UNAVAILABLE),
+            ]
+            for n in range(3):
+                ledger.offer(Signal.TRACES, spans(str(n), padding=600))
+            await sink.until(lambda: len(sink.taken) == 3)
+        assert sink.calls[3].time_s - sink.calls[2].time_s >= 0.55
+
+    asyncio.run(scene())
+
+
+def test_a_batch_that_is_halved_and_then_refused_for_now_loses_nothing(sink_type: Any, failure: Any) -> None:
+    async def scene() -> None:
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
+            sink.failures[Signal.TRACES] = [
+                failure(grpc.StatusCode.INVALID_ARGUMENT),  # 0 to 7
+                failure(grpc.StatusCode.INVALID_ARGUMENT),  # 0 to 3
+                failure(grpc.StatusCode.UNAVAILABLE),  # 0 and 1
+            ]
+            for n in range(8):
+                ledger.offer(Signal.TRACES, spans(str(n)))
+            await sink.until(lambda: len(taken(sink)) == 8)
+        assert taken(sink) == [str(n) for n in range(8)]
+        assert [len(call.names) for call in sink.calls] == [8, 4, 2, 8]
+
+    asyncio.run(scene())
+
+
+def test_signals_that_are_not_asked_for_go_nowhere(sink_type: Any) -> None:
+    async def scene() -> None:
+        async with sink_type() as sink:
+            settings = settings_for(sink.port, signals=(OtlpSignal.LOGS,))
+            async with Collector(settings) as collector:
+                ledger = Ledger(collector, settings)
+                async with ledger.forwarder as forwarder:
+                    forwarder.offer(Signal.TRACES, spans("a"), 1)
+                    forwarder.offer(Signal.LOGS, request(Signal.LOGS, "b"), 1)
+            assert [call.names for call in sink.taken] == [["b"]]
+            assert ledger.telemetry.total("export.dropped") == 0
 
     asyncio.run(scene())
 

@@ -317,6 +317,8 @@ def _pack(marks: Mapping[Signal, Position]) -> bytes:
 
 
 def _unpack(raw: bytes) -> dict[Signal, Position] | None:
+    if not raw:
+        return dict.fromkeys(SIGNALS, START)  # none yet, so nothing was ever deleted
     body = raw[4:]
     if len(body) != _CURSOR.size or crc32(body) != int.from_bytes(raw[:4], "little"):
         return None
