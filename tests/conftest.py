@@ -14,7 +14,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import settings
 from prometheus_client.parser import text_string_to_metric_families
+
+# Machines are shared and noisy: how long an example takes says nothing.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 READY = re.compile(r"OTLP and Flight on \S+:(\d+), OTLP/HTTP on \S+:(\d+), /metrics on \S+:(\d+)")
 

@@ -6,6 +6,7 @@ import difflib
 import enum
 import types
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -186,6 +187,7 @@ class Logs(Settings, frozen=True, kw_only=True):
 
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
+    other_windows: tuple[Duration, ...] = (Duration("5m"), Duration("24h"))
     panes: Positive = 12
     allowed_lateness: Duration = Duration("10m")
     max_future: Duration = Duration("1m")
@@ -195,6 +197,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     min_rows: Positive = 200
     threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.1
     significance: Fraction = 0.01
+    false_alarm_interval: Duration = Duration("30d")
     max_identities: Positive = 100
     max_features: Positive = 1_000
     max_categories: Positive = 100
@@ -312,13 +315,19 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
             _build(get_args(kind)[0], one, f"{path}[{index}]", problems) for index, one in enumerate(raw)
         )
     try:
-        if kind in (Allowance, Duration, Size):
-            return kind(raw)
-        return msgspec.convert(raw, kind)
+        return _plain(kind, raw)
     except (msgspec.ValidationError, ValueError) as error:
         hint = "put it in quotes" if kind is str and isinstance(raw, int | float) else _choices(kind)
         problems.append(Problem(path, f"{_shown(raw)} will not do: {error}", hint))
         return None
+
+
+def _plain(kind: Any, raw: Any) -> Any:
+    if kind in (Allowance, Duration, Size):
+        return kind(raw)
+    if get_origin(kind) is tuple and get_args(kind)[0] is Duration:
+        return tuple(map(Duration, msgspec.convert(raw, list[Any])))
+    return msgspec.convert(raw, kind)
 
 
 def _choices(kind: Any) -> str:
@@ -370,6 +379,12 @@ def _contradictions(config: Config) -> list[Problem]:
             problems.append(Problem(path, f"{text} is taken by {taken[address]}", "give each its own port"))
         taken[address] = path
     drift = config.drift
+    if drift.window and drift.other_windows:
+        ascending = sorted({drift.window, *drift.other_windows})
+        for shorter, longer in pairwise(ascending):
+            if int(longer * 1e9) % int(shorter * 1e9):
+                message = f"{longer:g} s is no multiple of the next shorter window, {shorter:g} s"
+                problems.append(Problem("drift.other_windows", message, "for instance 5m, 1h and 24h"))
     if drift.allowed_lateness and drift.window and drift.allowed_lateness > drift.window:
         problems.append(
             Problem("drift.allowed_lateness", "is longer than drift.window", "such rows have left the window")

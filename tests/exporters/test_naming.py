@@ -51,6 +51,7 @@ G, C, H, E = Kind.GAUGE, Kind.COUNTER, Kind.HISTOGRAM, Kind.EXPONENTIAL_HISTOGRA
         ("température", "", G, "temp_rature"),
         ("ns:name", "", G, "ns:name"),
         ("", "", G, "_"),
+        ("_total", "", C, "__total"),
     ],
 )
 def test_name(name: str, unit: str, kind: Kind, expected: str) -> None:

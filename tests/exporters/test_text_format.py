@@ -181,6 +181,21 @@ def test_an_exemplar_of_an_exponential_histogram_is_in_its_classic_bucket() -> N
     }
 
 
+def test_a_sum_below_zero_is_left_out_for_readers_refuse_the_page() -> None:
+    # It shows that the first bucket has values below zero, or that the sender cannot add.
+    for total in (-0.5, -math.inf):
+        points = Histogram((), (0.0, 1.0), (1, 2, 3), total), Histogram((), (), (3,), total)
+        exponential = ExponentialHistogram((), 0, 0, (3,), 0, total, 1.0, 2.0)
+        for kind, its in (
+            (Kind.HISTOGRAM, points[0]),
+            (Kind.HISTOGRAM, points[1]),
+            (Kind.EXPONENTIAL_HISTOGRAM, exponential),
+        ):
+            page = render([Metric("h", kind, "", "", (its,))], Format.OPENMETRICS).body.decode()
+            (family,) = parse_openmetrics(page)
+            assert {sample.name for sample in family.samples} == {"h_bucket"}
+
+
 def test_an_exemplar_keeps_to_128_characters() -> None:
     # 63 are taken by the ids and their names.
     for length, kept in ((61, True), (62, False)):

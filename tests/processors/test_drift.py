@@ -33,11 +33,16 @@ def reference(columns, model="fraud", version="2.1", **settings):
 
 
 def values(drift, name, **wanted):
-    """The values of a metric's points that carry `wanted`, by their other attributes."""
+    """The values of a metric's points that carry `wanted`, by their other attributes.
+
+    Those of other windows than `drift.window` only where `wanted` names one.
+    """
     found = {}
     for metric in drift.collect(NOW):
         for point in metric.points if metric.name == name else ():
             attributes = dict(point.attributes)
+            if "window" in attributes and "window" not in wanted:
+                continue
             if wanted.items() <= attributes.items():
                 rest = {k: v for k, v in attributes.items() if k not in wanted and k not in ME._fields}
                 found[" ".join(rest.values())] = point.value

@@ -84,6 +84,15 @@ def test_a_summary_is_as_it_was_sent(otlp: SimpleNamespace) -> None:
     assert otlp.points(processor)[()] == Summary((), 3, 6.5, ((0.5, 2.0), (0.9, 3.5)), 1)
 
 
+def test_quantiles_that_are_none_or_come_twice_are_left_out(otlp: SimpleNamespace) -> None:
+    sender, processor = otlp.Sender(), otlp.received()
+    point = sender.point(sender.metric("summary"), 5, 1, count=3, sum=6.5)
+    for quantile, its in ((0.5, 1.0), (-0.1, 2.0), (1.5, 3.0), (math.nan, 4.0), (math.inf, 5.0), (0.5, 2.0)):
+        point.quantile_values.add(quantile=quantile, value=its)
+    assert sender.send(processor) == {}
+    assert otlp.points(processor)[()] == Summary((), 3, 6.5, ((0.5, 2.0),), 1)
+
+
 def test_other_signals_are_ignored(otlp: SimpleNamespace) -> None:
     assert otlp.received().update(Logs("otlp_grpc", b"", np.zeros(3, LOG))) == {}
 
@@ -129,6 +138,28 @@ def test_one_target_info_for_each_target_and_none_without_a_name(otlp: SimpleNam
     assert list(otlp.points(processor, "target_info")) == [
         (("job", "a"), ("service.version", "2")),
         (("job", "b"), ("service.version", "1")),
+    ]
+
+
+def test_a_metric_called_target_info_comes_behind_the_true_one(otlp: SimpleNamespace) -> None:
+    processor, sender = otlp.received(), otlp.Sender(service__name="a", service__version="1")
+    sender.counter(5, 1.0, name="target_info")
+    sender.send(processor)
+    found = [metric.kind for metric in processor.collect(0) if metric.name == "target_info"]
+    assert found == [Kind.GAUGE, Kind.COUNTER]
+
+
+def test_only_a_gauge_proper_of_unit_1_is_a_ratio(otlp: SimpleNamespace) -> None:
+    processor, sender = otlp.received(), otlp.Sender()
+    sender.gauge(5, 0.5, name="share", unit="1")
+    sender.counter(5, 7, name="busy", unit="1", monotonic=False)
+    sender.counter(5, 7, name="done", unit="1")
+    assert sender.send(processor) == {}
+    found = otlp.metrics(processor)
+    assert [(found[name].kind, found[name].unit) for name in ("share", "busy", "done")] == [
+        (Kind.GAUGE, "1"),
+        (Kind.GAUGE, ""),
+        (Kind.COUNTER, "1"),
     ]
 
 

@@ -82,17 +82,6 @@ def test_counts_that_would_leave_64_bits_are_dropped_and_the_series_goes_on(otlp
     assert point.counts == (2**62, 0)
 
 
-def test_a_malformed_attribute_drops_its_point_and_no_other(otlp: SimpleNamespace) -> None:
-    sender, processor = otlp.Sender(), otlp.received()
-    sender.gauge(5, 1.0, attributes={"a": "xyz"})
-    sender.gauge(5, 2.0, attributes={"a": "abc"})
-    raw = sender.request.SerializeToString().replace(b"xyz", b"\xff\xff\xff")
-    batch = Points("otlp_grpc", raw, scan(raw, 2, SEED))
-    for _ in range(2):
-        assert processor.update(batch) == {"invalid": 1}
-    assert otlp.value(processor) == 2.0
-
-
 def test_of_two_metrics_with_one_name_the_first_is_kept(
     otlp: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,7 @@ from tidegauge.batch import Points, Spans
 from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes, Kind, Number
 from tidegauge.processors.stages import Stages
+from tidegauge.units import Duration
 from tidegauge.wire.attributes import Keys
 from tidegauge.wire.counts import count_records
 from tidegauge.wire.metrics import POINT
@@ -198,6 +199,15 @@ def test_an_error_is_blamed_on_the_span_that_failed_first() -> None:
 def test_a_request_that_recovered_has_not_failed() -> None:
     found = resolved(span("POST", 1), span("try", 2, 1, failed=True))
     assert not any(name == "errors" for name, _ in found)
+
+
+def test_a_span_with_an_end_that_nobody_wrote_adds_no_more_than_the_longest_request() -> None:
+    found = resolved(
+        span("GET", 1, 0, 0, SECOND, kind=SERVER),
+        span("broken", 2, 1, SECOND // 2, 2**63 - EPOCH_NS - SECOND),
+        max_duration=Duration("10s"),
+    )
+    assert times(found, "GET") == {"GET": 0.5, "broken": 10.0}
 
 
 def test_cold_starts_are_told_by_a_mark_or_a_name() -> None:

@@ -138,7 +138,7 @@ def test_the_time_per_output_token(marks: dict[Mark, float], per_token: float | 
     assert found.get(("time_per_output_token", "m")) == (None if per_token is None else (1, per_token))
 
 
-@pytest.mark.parametrize("value", [-1e-9, -math.inf, math.inf, math.nan])
+@pytest.mark.parametrize("value", [-1e-9, -math.inf, math.inf, math.nan, 1e300])
 def test_what_is_no_duration_or_count_is_left_out_and_counted(value: float) -> None:
     marks = {mark: value for mark in SERIES if mark != Mark.COLD_START}
     good = {Mark.QUEUE: 0.0}

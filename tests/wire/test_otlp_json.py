@@ -117,6 +117,12 @@ def test_an_empty_object_is_an_empty_request() -> None:
         (b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "xy"}]}]}]}', "traceId must be a hex"),
         (b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"spanId": 5}]}]}]}', "spanId must be a hex"),
         (b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"name": 5}]}]}]}', "name"),
+        (
+            b'{"resourceSpans": [{"resource": {"attributes": [{"key": "k", "value": {"doubleValue": '
+            + b"9" * 400
+            + b"}}]}}]}",
+            "too large",
+        ),
         (b'{"a":' * 50_000, "nested too deep"),
         (b'{"resourceSpans": ' + b"[" * 500 + b"]" * 500 + b"}", "nested|resourceSpans"),
     ],

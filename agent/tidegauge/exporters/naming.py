@@ -53,7 +53,7 @@ def metric_name(name: str, unit: str, kind: Kind) -> str:
     """
     stem = _sanitised(name).removesuffix("_") or "_"
     if kind is Kind.COUNTER:
-        stem = stem.removesuffix("_total")
+        stem = stem.removesuffix("_total") or "_"
     suffix = unit_suffix(unit, kind)
     if suffix and stem != suffix and not stem.endswith(f"_{suffix}"):
         stem = f"{stem}_{suffix}"

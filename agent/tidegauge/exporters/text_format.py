@@ -117,7 +117,7 @@ class Text:
         if self._exemplars:
             for place, exemplar in exemplars.items():
                 lines[place] = f"{lines[place][:-1]}{exemplar_text(exemplar)}\n"
-        if not math.isnan(total):
+        if total >= 0:
             lines.append(f"{name}_count{key} {below[-1]}\n{name}_sum{key} {go_float(total)}\n")
         return "".join(lines)
 

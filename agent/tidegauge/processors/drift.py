@@ -13,13 +13,14 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Metric, Number, attributes
+from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.counts import Tables, tallies
-from tidegauge.processors.evidence import PRIMARY, evidence
-from tidegauge.processors.report import METRICS, Points, describe, family, lifetime, report
+from tidegauge.processors.evidence import Evidence
+from tidegauge.processors.report import METRICS, Labels, Points, alarm, describe, family, lifetime, report
 from tidegauge.processors.warmup import WarmUp
 from tidegauge.processors.window import Window
 from tidegauge.profile import ProfileError, Reference
-from tidegauge.stats.distances import false_discoveries
+from tidegauge.units import duration_text
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Drift:
         self._tables: dict[Model, Tables] = {}
         self._warm_ups: dict[Model, WarmUp] = {}
         self._windows: dict[Identity, Window] = {}
+        self._alarms: dict[Identity, Alarms] = {}
+        self._labels: dict[Identity, dict[str, list[Labels]]] = {}
         self._known: dict[Identity, tuple[tuple[int, int], Points]] = {}
         self._on_reference = on_reference
         self._start_ns = time.time_ns()
@@ -64,6 +67,8 @@ class Drift:
                     # One bad batch must not take those with it that were queued beside it.
                     log.exception("a batch of %s %s failed", *batch.identity[:2])
                     left_out["error"] += batch.items
+        for window in self._windows.values():
+            window.settle()
         return left_out
 
     def _update(self, batch: Records) -> Mapping[str, int]:
@@ -136,7 +141,20 @@ class Drift:
                 return {"identity_limit": batch.items}
             tables = self._tables[batch.identity.model, batch.identity.version]
             window = self._windows[batch.identity] = Window(tables, self._settings)
-        return window.update(batch)
+            self._alarms[batch.identity] = Alarms(tables, self._settings)
+            self._labels[batch.identity] = self._label(batch.identity, window)
+        left_out = window.update(batch)
+        for pane in window.closed():
+            self._alarms[batch.identity].look(pane)
+        return left_out
+
+    def _label(self, identity: Identity, window: Window) -> dict[str, list[Labels]]:
+        """By window: "" for `drift.window`, whose points carry no label of it."""
+        texts = [
+            "" if length == self._settings.window else duration_text(length) for length in window.lengths
+        ]
+        profiles = window.tables.profiles
+        return {text: [Labels(identity, profile, text) for profile in profiles] for text in texts}
 
     def _judged(self, identity: Identity, window: Window, now_ns: int) -> Points:
         try:
@@ -148,15 +166,14 @@ class Drift:
 
     def _judge(self, identity: Identity, window: Window, now_ns: int) -> Points:
         points: Points = defaultdict(list)
-        columns = tallies(window.tables, window.total(now_ns))
-        judged = [c for c in columns if c.rows >= self._settings.min_rows and c.profile.rows > 0]
-        found = [evidence(column) for column in judged]
-        significant = false_discoveries([e.p_values[PRIMARY] for e in found], self._settings.significance)
-        for column in columns:
-            describe(identity, column, points)
-        for column, its, rare in zip(judged, found, significant.tolist(), strict=True):
-            drifted = rare and its.score >= self._settings.threshold
-            report(identity, column, its, drifted, points)
+        for length, (text, labels) in zip(window.lengths, self._labels[identity].items(), strict=True):
+            counts = window.total(now_ns, length)
+            if not text:
+                for names, column in zip(labels, tallies(window.tables, counts), strict=True):
+                    describe(names, column, points)
+                if self._alarms[identity].ready:
+                    alarm(labels, self._alarms[identity], identity, points)
+            report(labels, Evidence(window.tables, counts, self._settings), points)
         for column in tallies(window.tables, window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(lifetime(identity, column))

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     ExponentialHistogramDataPoint,
@@ -25,7 +24,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tidegauge.metric import Attributes
-from tidegauge.wire.metrics import Data
+from tidegauge.wire.metrics import PointKind
 from tidegauge.wire.points import gather
 
 T = TypeVar("T")
@@ -40,14 +39,14 @@ _MOST_TEXT_BYTES = 4 * MOST_TEXT
 _SCHEMA_URL = 0x1A
 _SUBMESSAGE = 0x0A
 _POINTS: Mapping[
-    Data,
+    PointKind,
     type[NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint],
 ] = {
-    Data.GAUGE: NumberDataPoint,
-    Data.SUM: NumberDataPoint,
-    Data.HISTOGRAM: HistogramDataPoint,
-    Data.EXPONENTIAL_HISTOGRAM: ExponentialHistogramDataPoint,
-    Data.SUMMARY: SummaryDataPoint,
+    PointKind.GAUGE: NumberDataPoint,
+    PointKind.SUM: NumberDataPoint,
+    PointKind.HISTOGRAM: HistogramDataPoint,
+    PointKind.EXPONENTIAL_HISTOGRAM: ExponentialHistogramDataPoint,
+    PointKind.SUMMARY: SummaryDataPoint,
 }
 
 
@@ -70,7 +69,7 @@ class Places:
         self._scopes: dict[int, Attributes | ValueError] = {}
 
     def target(self, point: np.void) -> Target:
-        """The target that a POINT is of. Raises ValueError where its resource is malformed or too large."""
+        """The target that a POINT is of. Raises ValueError where its resource is too large."""
         offset = int(point["resource_offset"])
         if offset not in self._targets:
             try:
@@ -81,13 +80,10 @@ class Places:
         return _or_raise(self._targets[offset])
 
     def labels(self, point: np.void) -> Attributes:
-        """All labels of a POINT, its own first. Raises ValueError where any of them is malformed."""
+        """All labels of a POINT, its own first. ValueError: its resource or scope is too large."""
         begin = int(point["offset"])
         raw = self._raw[begin : begin + int(point["length"])]
-        try:
-            decoded = _POINTS[Data(int(point["data"]))].FromString(raw)
-        except DecodeError as error:
-            raise ValueError(f"a data point is malformed: {error}") from error
+        decoded = _POINTS[PointKind(int(point["kind"]))].FromString(raw)
         target = self.target(point).labels
         # As Prometheus renames a label of a target that clashes with its own.
         taken = {key for key, _ in target}
@@ -119,10 +115,7 @@ def is_too_large(labels: Attributes) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _target(raw: bytes) -> Target:
-    try:
-        attributes = dict(_texts(Resource.FromString(raw).attributes))
-    except DecodeError as error:
-        raise ValueError(f"a resource is malformed: {error}") from error
+    attributes = dict(_texts(Resource.FromString(raw).attributes))
     namespace, name = attributes.pop("service.namespace", ""), attributes.pop("service.name", "")
     job = f"{namespace}/{name}" if namespace and name else name
     instance = attributes.pop("service.instance.id", "")
@@ -138,10 +131,7 @@ def _target(raw: bytes) -> Target:
 
 @functools.lru_cache(maxsize=256)
 def _scope(raw: bytes, url: bytes) -> Attributes:
-    try:
-        scope = InstrumentationScope.FromString(raw)
-    except DecodeError as error:
-        raise ValueError(f"a scope is malformed: {error}") from error
+    scope = InstrumentationScope.FromString(raw)
     named = (("name", scope.name), ("version", scope.version), ("schema_url", url.decode()))
     own = {
         key: text for key, text in _texts(scope.attributes) if key not in ("name", "version", "schema_url")

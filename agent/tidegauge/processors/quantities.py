@@ -11,9 +11,10 @@ from numba import njit, types
 from tidegauge.processors.halves import COMPUTE, HALF_T, LOST_T, MODEL, TIMES, join
 from tidegauge.processors.histograms import CHANGED
 from tidegauge.processors.requests import TRITON, is_request
-from tidegauge.processors.span_series import ENTRIES_T, OVERFLOW_SERIES, find
+from tidegauge.processors.series_table import OVERFLOW_SERIES, find
 from tidegauge.stats.exponential import HISTOGRAM_T, add
-from tidegauge.wire.protobuf import KERNEL
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.keyed import ENTRIES_T
 from tidegauge.wire.traces import MARK, SPAN, Mark
 
 
@@ -41,7 +42,7 @@ TOLD = np.dtype(
     [
         ("values", np.float64, (16,)),  # of the attributes of the span at hand, by Mark
         ("seen", np.int64),  # the set of its marks, as bits
-        ("invalid", np.int64),  # values left out: negative or not finite
+        ("invalid", np.int64),  # values left out: negative, not finite or beyond belief
         ("overflow", np.int64),  # spans counted under the overflow identity
     ],
     align=True,
@@ -53,6 +54,10 @@ _FIRST_TOKEN, _PER_TOKEN, _DECODE = 0, int(Mark.TIME_PER_OUTPUT_TOKEN), int(Mark
 _FIRST_EVENT = int(Mark.QUEUE_START)
 _DURATIONS = 2 ** (_TOTAL + 1) - 1  # the set of marks that are times in seconds
 _QUEUE, _COMPUTE_INPUT = int(Quantity.QUEUE), int(Quantity.COMPUTE_INPUT)
+
+_MOST = 2.0**53
+"""Beyond it are no tokens and no seconds. A value near the largest double would make the sum infinite and the
+buckets as wide as can be, for good."""
 
 _SPAN_T = numba.from_dtype(SPAN)
 _TOLD_T = numba.from_dtype(TOLD)
@@ -86,7 +91,7 @@ def _read(marks, begin, told, half):  # type: ignore[no-untyped-def]
 
 @njit(types.void(_HISTOGRAMS_T, _CHANGED_T, types.int64, types.float64, _TOLD_T), **KERNEL)
 def _observe(histograms, changed, place, value, told):  # type: ignore[no-untyped-def]
-    if 0 <= value < np.inf:
+    if 0 <= value < _MOST:
         add(histograms[place], value)
         changed[place] |= CHANGED
     else:

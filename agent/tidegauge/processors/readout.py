@@ -55,9 +55,10 @@ def read_point(
             return Histogram(labels, bounds, counts, total, start_ns, exemplars)
         case Kind.SUMMARY:
             first, size = int(one["cells"]), 2 * int(one["buckets"])
-            pairs = state.floats[first : first + size].tolist() if size else []
-            quantiles = tuple(sorted(zip(pairs[::2], pairs[1::2], strict=True)))
-            return Summary(labels, int(one["whole"]), total, quantiles, start_ns)
+            flat = state.floats[first : first + size].tolist() if size else []
+            # One sample each, and no other quantiles: OpenMetrics' readers refuse the whole page for one.
+            pairs = {q: value for q, value in zip(flat[::2], flat[1::2], strict=True) if 0 <= q <= 1}
+            return Summary(labels, int(one["whole"]), total, tuple(sorted(pairs.items())), start_ns)
         case _:
             return _exponential(state, one, labels, total, exemplars)
 

@@ -38,7 +38,8 @@ def to_protobuf(signal: Signal, body: bytes) -> bytes:
         return request.SerializeToString()
     except RecursionError:
         raise ValueError("objects are nested too deep") from None
-    except (ParseError, msgspec.DecodeError) as error:
+    except (ParseError, msgspec.DecodeError, OverflowError) as error:
+        # OverflowError: protobuf lets float() meet whole numbers beyond the doubles.
         raise ValueError(str(error)) from error
 
 
