@@ -151,7 +151,7 @@ def test_a_consumer_that_hangs_is_seen_and_does_not_hold_up_the_end():
 def test_what_is_asked_is_asked_between_batches_and_here_after_the_end():
     async def main():
         slow = Slow(threading.Event())
-        async with Pipeline([slow], Telemetry(), queue_bytes=10_000) as pipeline:
+        async with Pipeline([slow], Telemetry(), queue_bytes=10_000, linger_s=0) as pipeline:
             pipeline.offer(batch())
             await asyncio.sleep(0.01)
             asked = asyncio.create_task(pipeline.ask(lambda: (slow.folded, threading.current_thread().name)))
