@@ -15,7 +15,7 @@ import click
 import pytest
 import yaml
 
-from tidegauge import config
+from tidegauge import config, config_file
 from tidegauge.cli.root import commands
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.forward import Forwarder
@@ -135,7 +135,7 @@ def _has(tree: Any, path: str) -> bool:
 
 
 def test_agent_yaml_shows_the_defaults() -> None:
-    assert config.load(ROOT / "configs" / "agent.yaml", {}) == config.Config()
+    assert config_file.load(ROOT / "configs" / "agent.yaml", {}) == config.Config()
     # As written, not only as read: a null block reads as its defaults.
     nulls = [path for path in settings(config.Config) if "[]" not in path and at(AGENT_YAML, path) is None]
     assert [path for path in nulls if operator.attrgetter(path)(config.Config()) is not None] == []
@@ -281,7 +281,7 @@ def test_an_unknown_command_is_found() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_are_valid(path: Path) -> None:
-    config.load(path, {})
+    config_file.load(path, {})
 
 
 @page
@@ -291,7 +291,7 @@ def test_configurations_in_the_text_are_valid(page: Path, tmp_path: Path) -> Non
         tree = yaml.safe_load(body)
         if isinstance(tree, dict) and tree.keys() <= blocks:
             (tmp_path / "agent.yaml").write_text(body)
-            config.load(tmp_path / "agent.yaml", {})
+            config_file.load(tmp_path / "agent.yaml", {})
 
 
 @page

@@ -165,9 +165,9 @@ def _telling() -> Iterator[None]:
 
 
 def _load(path: Path | None) -> Config:
-    from tidegauge import config
+    from tidegauge import config_file
 
-    return config.load(path, os.environ)
+    return config_file.load(path, os.environ)
 
 
 def _refuse(error: ConfigError) -> NoReturn:
