@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tidegauge import config, config_file
+from tidegauge.checkpointer import Checkpointer
 from tidegauge.cli.root import commands
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.forward import Forwarder
@@ -31,6 +32,7 @@ from tidegauge.processors.timings import Timings
 from tidegauge.publisher import Publisher
 from tidegauge.scrapers.gpu import FAMILIES
 from tidegauge.snapshot import Snapshots
+from tidegauge.statefile import StateFile
 from tidegauge.telemetry import COUNTERS, Telemetry
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +119,11 @@ async def observed() -> Telemetry:
     Publisher(pipeline, telemetry, Snapshots(), interval_s=1).observe()
     collector = config.OtlpExporter(endpoint="http://127.0.0.1:4317")
     Forwarder(Collector(collector), telemetry, collector).observe()
+
+    async def nothing() -> None:
+        return None
+
+    Checkpointer(StateFile("", "drift"), nothing, telemetry, interval_s=1, last_s=1).observe()
     return telemetry
 
 
