@@ -14,8 +14,10 @@ AGENT = Path(__file__).parents[1] / "agent" / "tidegauge"
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"stats"}),
-    frozenset({"metric", "identity", "snapshot", "telemetry", "units", "environment", "config"})
-    | {"layout", "categories", "batch", "wire", "baked", "lock", "disk_thread"},
+    frozenset(
+        {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
+    )
+    | {"layout", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
     frozenset({"app", "footprint"}),
@@ -45,7 +47,7 @@ HOMES = {
     "uvloop": {"cli"},
     "click": {"cli", "__main__"},
     "rich": {"cli"},
-    "yaml": {"config"},
+    "yaml": {"config_file"},
 }
 """Third parties that have a home, and what may import them."""
 
