@@ -207,7 +207,7 @@ def test_metrics_that_are_named_exist(page: Path) -> None:
 
 def unknown_names(text: str) -> list[str]:
     """What looks like a metric of the agent's and is none."""
-    ours = r"(?:tidegauge|feature|prediction|model_inference|model_log|hw|reference)_\w+"
+    ours = r"(?:tidegauge|feature|prediction|model_(?:inference|log|drift)|hw|reference)_\w+"
     names = set(re.findall(rf"(?<![\w:./$]){ours}(?![\w:(])", text)) - NO_METRICS
     known = exported().keys() | {f"{name}{suffix}" for name in exported() for suffix in SUFFIXES}
     return sorted(name for name in names - known if not name.endswith("_"))

@@ -19,7 +19,7 @@ from tidegauge.profile import Reference
 
 def tidegauge(*arguments, cwd=None):
     command = [sys.executable, "-m", "tidegauge", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
 
 
 @pytest.fixture
