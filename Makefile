@@ -49,11 +49,13 @@ fuzz: $(READY) ## fuzz the readers of OTLP, guided by coverage; ARGS="traces --r
 image: ## the container image; BASE=IMAGE for another Python base
 	docker build --build-arg BASE=$(BASE) -t $(IMAGE) .
 
+# Without fuzz: few machines have a wheel of atheris, and `make fuzz` fetches it.
 lock: $(READY) ## renew the locks from pyproject.toml (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--all-extras -c requirements.lock pyproject.toml -o requirements-dev.lock
+		--extra build --extra check --extra demo --extra test \
+		-c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## forget the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

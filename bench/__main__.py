@@ -7,7 +7,6 @@ import os
 import platform
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -59,8 +58,8 @@ PARTS: dict[str, Callable[[bool], Iterable[Figure | str]]] = {
     "export": part("export", rounds=(1, 5), seconds=(5, 5)),
     "forward": part("forward", rounds=(1, 5)),
     "scrape": part("scrape", rounds=(1, 3), seconds=(5, 10)),
+    "state": part("state", rounds=(1, 5), models=(4, 20)),
 }
-PARTS = {name: measure for name, measure in PARTS.items() if find_spec(f"bench.{name}") is not None}
 
 
 def machine() -> str:

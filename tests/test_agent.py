@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -210,6 +211,16 @@ def test_an_open_stream_does_not_hold_up_the_end(start_agent):
     assert time.monotonic() - began < 10
     with pytest.raises(pa.ArrowException):
         writer.close()
+
+
+def test_as_many_files_may_be_open_as_the_system_allows(start_agent):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        agent = start_agent()
+        assert resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_port_that_is_taken_is_told_by_its_setting(start_agent):

@@ -56,6 +56,20 @@ class Picky:
         raise RuntimeError("never")
 
 
+class Hops:
+    """A processor that notes how many batches each call brought."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def update(self, *batches):
+        self.sizes.append(len(batches))
+        return {}
+
+    def collect(self, now_ns):
+        return ()
+
+
 def identity_holds(telemetry, pipeline):
     pipeline.observe()
     pending = sum(
@@ -128,7 +142,61 @@ def test_a_consumer_that_hangs_is_seen_and_does_not_hold_up_the_end():
         assert telemetry.total("dropped", reason="shutdown") == 20
         assert identity_holds(telemetry, pipeline)
         assert await pipeline.collect(0) == ()
+        assert await pipeline.ask(lambda: "something") is None
         stuck.gate.set()
+
+    asyncio.run(main())
+
+
+def test_what_is_asked_is_asked_between_batches_and_here_after_the_end():
+    async def main():
+        slow = Slow(threading.Event())
+        async with Pipeline([slow], Telemetry(), queue_bytes=10_000, linger_s=0) as pipeline:
+            pipeline.offer(batch())
+            await asyncio.sleep(0.01)
+            asked = asyncio.create_task(pipeline.ask(lambda: (slow.folded, threading.current_thread().name)))
+            await asyncio.sleep(0.01)
+            assert not asked.done()
+            slow.gate.set()
+            assert (await asked)[0] == 10
+            assert (await asked)[1].startswith("fold")
+            pipeline.offer(batch())
+        assert await pipeline.ask(lambda: (slow.folded, threading.current_thread().name)) == (
+            20,
+            "MainThread",
+        )
+
+    asyncio.run(main())
+
+
+def test_batches_that_come_soon_after_each_other_share_a_hop():
+    async def main():
+        hops = Hops()
+        async with Pipeline([hops], Telemetry(), queue_bytes=10_000, linger_s=0.2) as pipeline:
+            for _ in range(2):
+                for _ in range(5):
+                    assert pipeline.offer(batch())
+                    await asyncio.sleep(0)
+                assert pipeline.queue_bytes == 500
+                while pipeline.queue_bytes:
+                    await asyncio.sleep(0.001)
+        assert hops.sizes == [5, 5]
+
+    asyncio.run(main())
+
+
+def test_what_fills_a_hop_and_what_is_left_at_the_end_wait_for_nothing():
+    async def main():
+        hops = Hops()
+        async with Pipeline([hops], Telemetry(), queue_bytes=1_000, linger_s=3_600) as pipeline:
+            for _ in range(3):
+                assert pipeline.offer(batch())
+            while pipeline.queue_bytes:
+                await asyncio.sleep(0.001)
+            assert pipeline.offer(batch())
+            await asyncio.sleep(0.01)
+            assert pipeline.queue_bytes == 100
+        assert hops.sizes == [3, 1]
 
     asyncio.run(main())
 

@@ -147,7 +147,7 @@ def test_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(ProfileError, match="is not a reference"):
         Reference.load(tmp_path / "text.parquet")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(ProfileError, match="not a reference of format 1"):
+    with pytest.raises(ProfileError, match="not a reference of format 2"):
         Reference.load(tmp_path / "other.parquet")
     with pytest.raises(ProfileError, match="cannot be written"):
         build({"x": [1.0]}).save(tmp_path / "nowhere" / "r.parquet")

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tidegauge.layout import Kind, Role
 
-FORMAT = "1"
+FORMAT = "2"
 
 _COLUMNS: dict[str, pa.DataType] = {
     "name": pa.string(),
@@ -27,6 +27,8 @@ _COLUMNS: dict[str, pa.DataType] = {
     "categories": pa.list_(pa.string()),
     "counts": pa.list_(pa.int64()),
     "sums": pa.list_(pa.float64()),
+    "squares": pa.list_(pa.float64()),
+    "fourth": pa.float64(),
 }
 _SCHEMA = pa.schema(_COLUMNS)
 
@@ -40,7 +42,8 @@ class Profile:
     """One column of the reference.
 
     Numeric: bin b holds the values in (edges[b-1], edges[b]]; `counts` int64[edges + 1]; `sums`
-    float64[edges + 1] of finite values about `center`. Categorical: `counts` int64[categories + 1],
+    and `squares` float64[edges + 1] of finite values about `center`, `fourth` the sum of their fourth
+    powers. Categorical: `counts` int64[categories + 1],
     the last being all other values. `missing` counts nulls and NaNs, `infinite` those of `counts` that
     are not in `sums`.
     """
@@ -52,11 +55,13 @@ class Profile:
     counts: npt.NDArray[np.int64]
     edges: npt.NDArray[np.float64]
     sums: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
     categories: tuple[str, ...] = ()
     lowest: float = 0.0
     highest: float = 0.0
     center: float = 0.0
     infinite: int = 0
+    fourth: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -145,6 +150,8 @@ def _row(profile: Profile) -> dict[str, Any]:
         "categories": profile.categories,
         "counts": profile.counts,
         "sums": profile.sums,
+        "squares": profile.squares,
+        "fourth": profile.fourth,
     }
 
 
@@ -162,4 +169,6 @@ def _profile(row: dict[str, Any]) -> Profile:
         highest=row["highest"],
         center=row["center"],
         infinite=row["infinite"],
+        squares=np.array(row["squares"], np.float64),
+        fourth=row["fourth"],
     )

@@ -111,8 +111,8 @@ class _Numbers:
         counted = self._values.sorted()
         edges = quantile_edges(*counted, bins)
         counts = np.zeros(len(edges) + 1, np.int64)
-        sums = np.zeros(len(edges) + 1)
-        center = 0.0
+        sums, squares = np.zeros(len(edges) + 1), np.zeros(len(edges) + 1)
+        center = fourth = 0.0
         if len(counted.counts):
             values = counted.lower / 2 + counted.upper / 2
             # Halved, so that the mean of the largest doubles does not overflow on the way.
@@ -121,7 +121,10 @@ class _Numbers:
             place = bin_index(counted.upper, *grid(edges))
             np.add.at(counts, place, counted.counts)
             with np.errstate(over="ignore"):
-                np.add.at(sums, place, counted.counts * (values - center))
+                gaps = values - center
+                np.add.at(sums, place, counted.counts * gaps)
+                np.add.at(squares, place, counted.counts * gaps**2)
+                fourth = float((counted.counts * gaps**4).sum())
         counts[0] += self._infinite[0]
         counts[-1] += self._infinite[1]
         lowest, highest = (self._lowest, self._highest) if len(counted.counts) else (0.0, 0.0)
@@ -137,6 +140,8 @@ class _Numbers:
             highest=highest,
             center=center,
             infinite=int(self._infinite.sum()),
+            squares=squares,
+            fourth=fourth,
         )
 
 
@@ -169,4 +174,4 @@ class _Texts:
         counts = np.array([*(-count for count, _ in kept), other], np.int64)
         empty = np.empty(0)
         texts = tuple(text for _, text in kept)
-        return Profile(name, self.role, Kind.CATEGORICAL, self.missing, counts, empty, empty, texts)
+        return Profile(name, self.role, Kind.CATEGORICAL, self.missing, counts, empty, empty, empty, texts)

@@ -27,6 +27,20 @@ class Duration(float):
         return super().__new__(cls, seconds)
 
 
+def duration_text(seconds: float) -> str:
+    """A duration as people write it, in the largest unit that divides it, of those up to hours.
+
+    >>> duration_text(300.0), duration_text(86400.0), duration_text(0.25)
+    ('5m', '24h', '250ms')
+    """
+    nanoseconds = round(seconds * 1e9)
+    for unit in ("h", "m", "s", "ms", "us"):
+        size = round(_SECONDS[unit] * 1e9)
+        if nanoseconds % size == 0:
+            return f"{nanoseconds // size}{unit}"
+    return f"{nanoseconds}ns"
+
+
 class Size(int):
     """Bytes, written with a unit.
 

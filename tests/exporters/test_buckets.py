@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidegauge.exporters.buckets import (
@@ -22,6 +23,7 @@ from tidegauge.exporters.buckets import (
     view_of,
 )
 from tidegauge.metric import Exemplar, ExponentialHistogram
+from tidegauge.stats import exponential
 
 VIEWS = st.sampled_from([SECONDS, OTHERS])
 VALUES = st.lists(st.floats(1e-6, 1e7), max_size=60)
@@ -62,6 +64,24 @@ def test_counts_are_exact_where_the_bounds_nest(
         int(np.count_nonzero(exact <= 2.0 ** (k / view.per_octave))) for k in range(view.first, view.last + 1)
     ]
     assert classic_counts(point(scale, *dense(indices), zeros), view) == [*expected, len(exact)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.integers(1, 2**63 - 1), st.integers(0, 10**11), st.just(0)), max_size=40))
+@example([125_000_000, 125_000_001, 1_000_000_000, 32_000_000_000, 32_000_000_001])
+def test_durations_are_counted_exactly(durations_ns: list[int]) -> None:
+    """At 2**(k/2) seconds, compared in whole nanoseconds: v <= 2**(k/2) iff v**2 <= 2**k."""
+    histograms = exponential.empty(1)
+    for duration_ns in durations_ns:
+        exponential.add(histograms[0], duration_ns / 1e9)
+    one = histograms[0]
+    counts = tuple(one["counts"][: one["buckets"]].tolist())
+    folded = point(int(one["scale"]), int(one["offset"]), counts, int(one["zero_count"]))
+    expected = [
+        sum(Fraction(duration_ns, 10**9) ** 2 <= Fraction(2) ** k for duration_ns in durations_ns)
+        for k in range(-26, 11)
+    ]
+    assert classic_counts(folded, SECONDS) == [*expected, len(durations_ns)]
 
 
 @given(VALUES.filter(bool), VIEWS, st.integers(-11, 0))

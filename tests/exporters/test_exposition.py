@@ -18,6 +18,7 @@ from tidegauge.exporters.exposition import BLOCK_POINTS, Format, Renderer, rende
 from tidegauge.exporters.families import Family
 from tidegauge.exporters.text_format import Text
 from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number, Point, Summary
+from tidegauge.snapshot import Snapshots
 from tidegauge.stats.exponential import explicit_bounds
 
 NASTY = 'quote " backslash \\ newline \n tab \t unicode ü 漢 🌊 } { , ='
@@ -215,6 +216,26 @@ def test_one_name_and_type_is_one_family(form: Format) -> None:
     )
     found = [(sample.name, sample.labels, sample.value) for sample in samples(form, *metrics)]
     assert found == [("a_b", {"k": "1"}, 1.0), ("a_b", {"k": "2"}, 3.0), ("c", {}, 2.0)]
+
+
+def test_what_a_sender_made_never_joins_or_displaces_the_agents_own(form: Format) -> None:
+    own = (counter("tidegauge.received", 3.0), exponential())
+    theirs = tuple(
+        msgspec.structs.replace(metric, received=True)
+        for metric in (
+            Metric("tidegauge.received", Kind.COUNTER, "", "", (Number((("job", "shop"),), 9.0),)),
+            gauge("tidegauge.received.total", 9.0),
+            exponential("model_inference_latency_seconds", attributes=(("job", "shop"),)),
+            exponential("model.inference.latency", attributes=(("operation", "predict"),), counts=(9,)),
+            gauge("free", 1.0),
+        )
+    )
+    snapshots = Snapshots()
+    snapshots.publish("statistics", theirs)  # however early it comes
+    snapshots.publish("telemetry", own)
+    together = snapshots.latest().metrics
+    assert samples(form, *together) == samples(form, *own, theirs[-1])
+    assert len(render(together, form).left_out) == 4
 
 
 def test_a_point_of_the_wrong_kind_is_left_out(form: Format) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -298,7 +299,7 @@ def test_an_outage_drops_the_oldest_and_keeps_to_the_limit(sink_type: Any, close
                 )
                 assert len(traces) == waiting
                 assert traces == sorted(set(traces))
-                assert traces[5:] == list(range(50 - waiting + 5, 50))
+                assert traces[6:] == list(range(50 - waiting + 6, 50))
                 assert logs == sorted(set(logs))
                 assert logs[-1] == 49
 
@@ -507,6 +508,20 @@ def test_signals_that_are_not_asked_for_go_nowhere(sink_type: Any) -> None:
             assert ledger.telemetry.total("export.dropped") == 0
 
     asyncio.run(scene())
+
+
+def test_a_channel_that_breaks_loses_nothing_unseen(sink_type: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with sink_type() as sink, forwarding(sink.port, {"drain_s": 0.2}) as ledger:
+            await ledger.forwarder._collector.__aexit__(None, None, None)
+            ledger.offer(Signal.TRACES, spans("a"))
+            await asyncio.sleep(0.1)
+            assert ledger.forwarder.pending_items(Signal.TRACES) == 1
+        assert ledger.dropped() == {"shutdown": 1}
+        assert ledger.retries > 0
+
+    asyncio.run(scene())
+    assert "forwarding traces failed" in caplog.text
 
 
 def test_gauges() -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -304,6 +305,41 @@ def test_on_a_full_disk_what_was_delivered_gives_way(tmp_path: Path) -> None:
     assert everything(tmp_path) == ([3], 0)
 
 
+def test_what_cannot_be_cut_off_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with opened(tmp_path, 10_000) as (journal, _):
+        append(journal, request(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "ftruncate", refusing)
+            journal.append([request(2)], lambda: False)
+        append(journal, request(3))
+        assert len(segments(tmp_path)) == 2
+    # It is on disk, for nobody could help it, and comes twice rather than never.
+    assert everything(tmp_path)[0] == [1, 2, 3]
+
+
+def test_a_disk_that_takes_nothing_and_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path) as (journal, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwritev", lambda *_: 0)
+            with pytest.raises(OSError, match="takes nothing"):
+                append(journal, request(1))
+        append(journal, request(2))
+    assert everything(tmp_path) == ([2], 0)
+
+
+def test_a_disk_that_takes_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def little(descriptor: int, pieces: list[bytes], offset: int, really: Any = os.pwritev) -> int:
+        return int(really(descriptor, [memoryview(piece)[:7] for piece in pieces][:1], offset))
+
+    with opened(tmp_path) as (journal, _), monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", little)
+        append(journal, request(1), request(2, LOGS), request(3))
+    assert everything(tmp_path) == ([1, 3], 0)
+
+
 def test_sync_and_what_was_deleted_meanwhile(tmp_path: Path) -> None:
     with opened(tmp_path) as (journal, _):
         (place,) = append(journal, request(1))
@@ -324,8 +360,11 @@ APPENDERS = textwrap.dedent("""
     from tidegauge.batch import Signal
     from tidegauge.exporters.journal import Journal, Request
 
+    def say(what):
+        os.write(1, f"{what}\\n".encode())  # at once, so that no kill leaves half a line
+
     def append_for_ever(folder, n):
-        print("pid", os.getpid(), flush=True)
+        say(f"pid {os.getpid()}")
         journal = Journal(Path(folder), 100_000)
         journal.open()
         while True:
@@ -335,12 +374,15 @@ APPENDERS = textwrap.dedent("""
             # In one piece, also with PYTHONUNBUFFERED: a kill may come between two.
             os.write(1, b"%d\\n" % n)
 
+
+            say(n)
+
     for line in sys.stdin:
         child = os.fork()
         if not child:
             append_for_ever(sys.argv[1], int(line))
         os.waitpid(child, 0)
-        print("ended", flush=True)
+        say("ended")
 """)
 
 

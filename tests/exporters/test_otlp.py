@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
@@ -165,6 +166,12 @@ def test_a_histogram_without_a_sum_has_none() -> None:
 
 def test_nothing_is_no_request() -> None:
     assert requests(Snapshot(1, 5, ()), {}) == []
+
+
+def test_what_senders_made_is_not_pushed_again() -> None:
+    received = tuple(msgspec.structs.replace(metric, received=True) for metric in METRICS)
+    assert requests(Snapshot(1, 5, received), {}) == []
+    assert requests(Snapshot(1, 5, (*METRICS, *received)), {}) == requests(Snapshot(1, 5, METRICS), {})
 
 
 def test_a_failed_push_is_dropped_and_the_next_one_arrives(sink_type: Any, failure: Any) -> None:

@@ -16,7 +16,16 @@ import pytest
 from tidegauge.config import ConfigError
 from tidegauge.exporters import status
 from tidegauge.exporters.pages import Pages
-from tidegauge.metric import Attributes, ExponentialHistogram, Kind, Metric, Number
+from tidegauge.metric import (
+    Attributes,
+    Exemplar,
+    ExponentialHistogram,
+    Histogram,
+    Kind,
+    Metric,
+    Number,
+    Summary,
+)
 from tidegauge.snapshot import Snapshot, Snapshots
 
 MODEL: Attributes = (("model", "fraud"), ("version", "2.1"))
@@ -36,9 +45,13 @@ def feature(name: str) -> Attributes:
 
 GRPC: Attributes = (("receiver", "otlp"), ("signal", "traces"))
 GPU: Attributes = (("hw.id", "GPU-1"), ("hw.name", "H100"))
-LATENCY = ExponentialHistogram(
-    (*MODEL, ("operation", "/predict"), ("status", "ok")), 4, -80, (0, 100), 0, 3.2, 0.0325, 0.0330
+SLOW, FAST = (
+    Exemplar(value, 1, (("trace_id", trace * 32),)) for value, trace in ((0.033, "b"), (0.0325, "a"))
 )
+LATENCY = ExponentialHistogram(
+    (*MODEL, ("operation", "/predict"), ("status", "ok")), 4, -80, (0, 100), 0, 3.2, 0.0325, 0.0330,
+    exemplars=(SLOW, FAST),
+)  # fmt: skip
 METRICS = (
     counter("received", (GRPC, 1234567.0)),
     counter("accepted", (GRPC, 1234560.0)),
@@ -206,13 +219,77 @@ def test_status_page_tells_the_state() -> None:
     assert [row for row, marked in zip(page.rows, page.marked, strict=True) if marked] == [income]
     latency = page.row("fraud 2.1", "/predict", "ok")
     assert latency[3] == "100"
-    assert all(32 <= float(cell.removesuffix(" ms")) <= 33.1 for cell in latency[4:])
+    assert all(32 <= float(cell.removesuffix(" ms")) <= 33.1 for cell in latency[4:8])
+    assert latency[8] == "b" * 32
     assert page.row("otlp", "traces")[2:5] == ["1,234,567", "1,234,560", "7"]
     assert page.row("rejected", "otlp traces") == ["rejected", "otlp traces", "queue_full", "7"]
     assert page.row("H100", "GPU-1")[2:6] == ["", "50.0%", "80.0 GiB", ""]
     assert page.row("fraud 2.1", "feature.reference.rows")[-1] == "5,000"
     assert page.row("tidegauge.queue.usage")[-1] == "3.0 MiB"
     assert "not well" not in text
+
+
+def test_status_page_tells_what_requests_are_made_of() -> None:
+    where: Attributes = (*MODEL, ("operation", "/predict"))
+    prefill = ExponentialHistogram((*MODEL, ("phase", "prefill")), 4, -80, (0, 9), 0, 0.3, 0.0325, 0.033)
+    tokens = ExponentialHistogram((*MODEL, ("type", "output")), 8, 1770, (2,), 0, 240.0, 120.0, 120.0)
+
+    def counts(name: str, unit: str, *points: tuple[Attributes, float]) -> Metric:
+        return Metric(f"model.{name}", Kind.COUNTER, unit, "", tuple(Number(*point) for point in points))
+
+    text = status_page(
+        (
+            Metric("model.inference.phase.duration", Kind.EXPONENTIAL_HISTOGRAM, "s", "", (prefill,)),
+            Metric("model.inference.tokens", Kind.EXPONENTIAL_HISTOGRAM, "{token}", "", (tokens,)),
+            counts("inference.stage.requests", "{request}", (where, 10.0)),
+            counts(
+                "inference.stage.time",
+                "s",
+                ((*where, ("span", "llm")), 1.5),
+                ((*where, ("span", "tokenise")), 0.5),
+            ),
+            counts("inference.errors", "{request}", ((*where, ("cause", "llm")), 2.0)),
+            counts("log.records", "{record}", ((*MODEL, ("severity", "error")), 7.0)),
+        )
+    )
+    page = Page(text)
+    phase = page.row("fraud 2.1", "phase duration", "prefill")
+    assert (phase[3], phase[7]) == ("9", "33 ms")
+    assert page.row("fraud 2.1", "tokens", "output")[3:] == ["2", "120", "120", "120", "120"]
+    assert page.row("fraud 2.1", "/predict", "llm", "10") == [
+        "fraud 2.1", "/predict", "llm", "10", "150 ms", "75.0%",
+    ]  # fmt: skip
+    assert page.row("fraud 2.1", "/predict", "tokenise")[3:] == ["10", "50 ms", "25.0%"]
+    assert page.row("fraud 2.1", "/predict", "llm", "2")
+    assert page.row("fraud 2.1", "error", "7")
+
+
+def test_what_senders_push_stands_apart_and_displaces_nothing() -> None:
+    mine: Attributes = (("job", "shop"), ("model", "x" * 300))
+    pushed = (
+        Metric("tidegauge.received", Kind.COUNTER, "{item}", "", (Number(GRPC, 5.0),), received=True),
+        Metric("model.inference.latency", Kind.GAUGE, "s", "", (Number(mine, 9.0),), received=True),
+        Metric("done", Kind.COUNTER, "1", "", (Number((), 7.0),), received=True),
+        Metric("size", Kind.SUMMARY, "By", "", (Summary((), 4, 4096.0, ((0.5, 1.0),)),), received=True),
+        Metric("score", Kind.HISTOGRAM, "", "", (Histogram((), (1.0,), (2, 2), 3.0),), received=True),
+        Metric("change", Kind.EXPONENTIAL_HISTOGRAM, "", "", (
+            ExponentialHistogram((), 0, 0, (1,), 0, -3.0, -4.0, 2.0, negative_counts=(2,)),
+            ExponentialHistogram((("none", "yet"),), 0, 0, (), 0, 0.0, 0.0, 0.0),
+        ), received=True),
+    )  # fmt: skip
+    page = Page(status_page((*METRICS, *pushed)))
+    assert page.row("otlp", "traces")[2:5] == ["1,234,567", "1,234,560", "7"]
+    assert page.row("fraud 2.1", "/predict", "ok")[3] == "100"
+    assert page.row("tidegauge.received", "counter") == [
+        "tidegauge.received", "counter", "receiver=otlp, signal=traces", "", "5",
+    ]  # fmt: skip
+    latency = page.row("model.inference.latency", "gauge")
+    assert (len(latency[2]), latency[3:]) == (200, ["", "9 s"])
+    assert page.row("done", "counter", "")[3:] == ["", "7"]
+    assert page.row("size", "summary", "")[3:] == ["4", "1.0 KiB"]
+    assert page.row("score", "histogram", "")[3:] == ["4", "0.75"]
+    assert page.row("change", "exponential histogram", "")[3:] == ["3", "-1"]
+    assert page.row("change", "exponential histogram", "none=yet")[3:] == ["0", ""]
 
 
 def test_a_lost_gpu_stays_on_the_status_page() -> None:

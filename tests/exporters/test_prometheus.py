@@ -76,6 +76,20 @@ def test_what_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture) -> None
     assert [record.getMessage() for record in caplog.records] == ["left out of /metrics: a: a is taken by a"]
 
 
+def test_what_has_been_told_is_forgotten_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
+    async def scrape() -> None:
+        snapshots = Snapshots()
+        page = MetricsPage(snapshots)
+        for clashes in (True, True, False, True):
+            clash = Metric("a", Kind.COUNTER, "", "", (Number((), 1.0),))
+            snapshots.publish("one", (*metric(1.0), clash) if clashes else metric(1.0))
+            await page.answer()
+            await page.answer(OPENMETRICS)
+
+    asyncio.run(scrape())
+    assert len(caplog.records) == 2
+
+
 def test_each_format_is_served_as_it_is_asked_for() -> None:
     async def scrape() -> None:
         snapshots = Snapshots()

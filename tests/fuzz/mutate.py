@@ -74,19 +74,20 @@ def mutated(raw: bytes, random: Random, bytewise: Callable[[bytes], bytes], dept
     """The message with one change somewhere inside it; `bytewise` changes what is no message."""
     parts = fields(raw)
     if not parts or depth > _DEEPEST:
-        return bytewise(raw) if depth == 0 or random.random() < 0.3 else random.choice(TEXTS)
+        return bytewise(raw) if depth == 0 or random.random() < 0.15 else random.choice(TEXTS)
     place = random.randrange(len(parts))
     tag, payload = parts[place]
-    step = random.randrange(10)
+    step = random.randrange(20)
     if step == 0:
         del parts[place]
     elif step == 1:
         parts.insert(random.randrange(len(parts) + 1), parts[place])
     elif step == 2:
         random.shuffle(parts)
-    elif step == 3:  # a submessage in two pieces
-        cut = random.randrange(len(payload) + 1)
-        parts[place : place + 1] = [(tag, payload[:cut]), (tag, payload[cut:])]
+    elif step == 3 and tag & 7 == 2:  # a submessage in two pieces
+        inner = fields(payload) or []
+        cut = random.randrange(len(inner) + 1)
+        parts[place : place + 1] = [(tag, encoded(inner[:cut])), (tag, encoded(inner[cut:]))]
     elif step == 4:
         parts[place] = (tag ^ 1 << random.randrange(8), payload)
     elif tag & 7 == 2:

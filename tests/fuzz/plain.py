@@ -67,7 +67,7 @@ def watch_reads() -> None:
     records.empty = lambda shape, dtype=float: _records(np.empty(shape, dtype))  # type: ignore[attr-defined]
     records.zeros = lambda shape, dtype=float: _records(np.zeros(shape, dtype))  # type: ignore[attr-defined]
     for name, module in sys.modules.items():
-        if name.startswith("tidegauge.wire."):
+        if name.startswith(("tidegauge.wire.", "oracle_")):
             for attribute, value in (("np", records), ("view", Message)):
                 if hasattr(module, attribute):
                     setattr(module, attribute, value)

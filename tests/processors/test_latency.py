@@ -24,7 +24,7 @@ from tidegauge.wire.metrics import POINT
 from tidegauge.wire.traces import scan
 
 KEYS = Keys.of(config.IdentityAttributes(), config.Timings())
-INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
+UNSPECIFIED, INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = range(6)
 START_NS = 1_700_000_000 * 10**9
 
 
@@ -97,6 +97,10 @@ def test_the_metric_s_name_unit_kind_and_start() -> None:
         ({"kind": CLIENT}, False),
         ({"kind": PRODUCER}, False),
         ({"kind": INTERNAL, "parent": b""}, True),
+        ({"kind": UNSPECIFIED, "parent": b""}, True),
+        ({"kind": CLIENT, "parent": b""}, False),
+        ({"kind": PRODUCER, "parent": b""}, False),
+        ({"kind": CLIENT, "parent": b"", "model": "m"}, True),
         ({"kind": INTERNAL, "parent": bytes(8)}, True),
         ({"kind": CLIENT, "model": "m"}, True),
         ({"kind": INTERNAL, "version": "1"}, False),
@@ -194,7 +198,8 @@ def test_every_request_is_counted_once_with_its_duration(batches: list[list[dict
     for batch in batches:
         assert latency.update(spans(*batch)) == {}
         for span in batch:
-            if span["kind"] in (SERVER, CONSUMER) or not span["parent"] or "model" in span:
+            is_root = not span["parent"] and span["kind"] not in (CLIENT, PRODUCER)
+            if span["kind"] in (SERVER, CONSUMER) or is_root or "model" in span:
                 status = "error" if span["error"] else "ok"
                 pairs = {"model": span.get("model", "fraud"), "version": span.get("version")}
                 pairs |= {"operation": span["name"], "status": status}

@@ -78,7 +78,7 @@ def test_series_are_bounded_and_so_is_memory() -> None:
     for order in (models, models[::-1]):
         logs.update(batch(*((model, 1) for model in order)))
     assert counts(logs) == {key(model, "trace"): 2 for model in models[:3]} | {OVERFLOW: 994}
-    assert len(logs._table) <= 64
+    assert len(logs._table.entries) <= 64
 
 
 @settings(deadline=None)

@@ -141,6 +141,28 @@ def test_one_target_info_for_each_target_and_none_without_a_name(otlp: SimpleNam
     ]
 
 
+def test_a_metric_called_target_info_comes_behind_the_true_one(otlp: SimpleNamespace) -> None:
+    processor, sender = otlp.received(), otlp.Sender(service__name="a", service__version="1")
+    sender.counter(5, 1.0, name="target_info")
+    sender.send(processor)
+    found = [metric.kind for metric in processor.collect(0) if metric.name == "target_info"]
+    assert found == [Kind.GAUGE, Kind.COUNTER]
+
+
+def test_only_a_gauge_proper_of_unit_1_is_a_ratio(otlp: SimpleNamespace) -> None:
+    processor, sender = otlp.received(), otlp.Sender()
+    sender.gauge(5, 0.5, name="share", unit="1")
+    sender.counter(5, 7, name="busy", unit="1", monotonic=False)
+    sender.counter(5, 7, name="done", unit="1")
+    assert sender.send(processor) == {}
+    found = otlp.metrics(processor)
+    assert [(found[name].kind, found[name].unit) for name in ("share", "busy", "done")] == [
+        (Kind.GAUGE, "1"),
+        (Kind.GAUGE, ""),
+        (Kind.COUNTER, "1"),
+    ]
+
+
 def test_values_that_are_no_strings_read_as_json(otlp: SimpleNamespace) -> None:
     sender, processor = otlp.Sender(), otlp.received()
     point = sender.gauge(

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
@@ -22,8 +23,13 @@ from tidegauge.units import Duration
 S = 10**9
 NOW = 1_800_000_000 * S
 SETTINGS = Settings(
-    window=Duration("60s"), panes=6, allowed_lateness=Duration("20s"), max_future=Duration("5s")
+    window=Duration("60s"),
+    other_windows=(),
+    panes=6,
+    allowed_lateness=Duration("20s"),
+    max_future=Duration("5s"),
 )
+SEVERAL = structs.replace(SETTINGS, other_windows=(Duration("12s"), Duration("300s")))
 
 
 def records(columns, received_ns=NOW):
@@ -132,6 +138,34 @@ def test_panes_hold_what_a_list_of_rows_would(batches):
     assert int(panes.lifetime().counts.sum()) + left_out == sum(map(len, batches))
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 90), st.lists(st.integers(0, 400), min_size=1, max_size=6)), max_size=25
+    )
+)
+def test_several_windows_hold_each_row_once_and_what_a_list_of_rows_would(steps):
+    """Each window is cut into six panes of its own; every row within it counts, whatever its path."""
+    panes = window(SEVERAL)
+    kept, clock, watermark = [], 0, None
+    for step, ages in steps:
+        clock += step
+        seconds = [clock - age for age in ages]
+        panes.update(at(*seconds, received_s=clock))
+        newest = max(seconds) if watermark is None else max(watermark, *seconds)
+        oldest = -(10**9) if watermark is None else watermark - 20
+        first = ((NOW // S + newest) // 50 - 5) * 50 - NOW // S
+        kept += [second for second in seconds if second >= max(oldest, first)]
+        watermark = newest
+        now = NOW + clock * S
+        event_time = watermark  # the clock has not moved since the batch
+        for length, width in ((12, 2), (60, 10), (300, 50)):
+            begin = ((NOW // S + event_time) // width - 5) * width - NOW // S
+            wanted = sum(second >= begin for second in kept)
+            found = panes.total(now, Duration(f"{length}s"))
+            assert int(found.counts.sum()) == wanted
+        assert int(panes.lifetime().counts.sum()) == len(kept)
+
+
 def test_panes_split_categories_and_missing_values_too():
     panes = window()
     times = pa.array([NOW, NOW + 15 * S, NOW + 15 * S], pa.timestamp("ns"))
@@ -166,6 +200,18 @@ def test_timestamps_as_numbers():
 
 def test_without_a_timestamp_the_time_of_arrival_counts():
     assert event_times(records({"x": [1.0, 2.0]})).tolist() == [NOW, NOW]
+
+
+def test_what_is_captured_has_the_rows_that_wait_to_be_folded():
+    panes = window()
+    panes.update(at(0, 1))
+    state = panes.capture()
+    panes.update(at(2))
+    assert held(panes) == 3
+    assert sum(int(pane.counts.sum()) for pane in state.panes.held.values()) == 2
+    again = window()
+    again.restore(state, anew=False)
+    assert held(again) == 2
 
 
 def test_an_all_future_batch_in_an_empty_window_changes_nothing():

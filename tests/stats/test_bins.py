@@ -71,18 +71,26 @@ def address(capsule):
 
 
 def fold(batch, edges, lowest, highest, center=0.0):
-    """Column 0 of a batch folded by the kernel: counts, sums, tallies."""
+    """Column 0 of a batch folded by the kernel: counts, sums, tallies, squares."""
     edges = np.array(edges, float)
     grid = bins.grid(edges)
     counts, sums = np.zeros((1, len(edges) + 1), np.int64), np.zeros((1, len(edges) + 1))
-    tallies = np.zeros((1, bins.TALLIES), np.int64)
+    tallies, squares = np.zeros((1, bins.TALLIES), np.int64), np.zeros((1, 1))
     places = np.array([[grid.origin, grid.scale, lowest, highest, center]])
     plan = np.array([[0, 0, TYPES[batch.schema.field(0).type], grid.steps]], np.int64)
     capsules = batch.__arrow_c_array__()
     bins.fold(
-        address(capsules[1]), plan, grid.edges[None, :], grid.table[None, :], places, counts, sums, tallies
+        np.array([address(capsules[1])], np.int64),
+        plan,
+        grid.edges[None, :],
+        grid.table[None, :],
+        places,
+        counts,
+        sums,
+        squares,
+        tallies,
     )
-    return counts[0], sums[0], tallies[0]
+    return counts[0], sums[0], tallies[0], squares[0]
 
 
 def slow_fold(values, edges, lowest, highest):
@@ -109,7 +117,7 @@ def test_fold_counts_what_an_obvious_loop_counts(column, edges, draw):
     start = draw.draw(st.integers(0, len(values)))
     batch = pa.RecordBatch.from_arrays([pa.array(values, kind)], ["x"]).slice(start)
     kept = [None if v is None else float(v) for v in batch.column(0).to_pylist()]
-    counts, sums, tallies = fold(batch, edges, -100.0, 100.0, center=3.0)
+    counts, sums, tallies, squares = fold(batch, edges, -100.0, 100.0, center=3.0)
     wanted_counts, wanted_tallies = slow_fold(kept, edges, -100.0, 100.0)
     assert counts.tolist() == wanted_counts
     assert tallies.tolist() == wanted_tallies
@@ -118,13 +126,16 @@ def test_fold_counts_what_an_obvious_loop_counts(column, edges, draw):
     size = sum(map(abs, real))
     if np.isfinite(size):
         assert sums.sum() == pytest.approx(sum(real), abs=1e-12 * size + 1e-12)
+    with np.errstate(over="ignore"):
+        wanted_squares = (np.array(real, float) ** 2).sum()
+    assert squares[0] == pytest.approx(wanted_squares, rel=1e-12)  # infinite beyond the doubles
 
 
 def test_sums_about_the_centre_keep_the_mean_of_timestamps():
     rng = np.random.default_rng(5)
     values = 1.79e18 + rng.integers(0, 10**9, 10_000).astype(float)
     batch = pa.RecordBatch.from_arrays([pa.array(values)], ["x"])
-    counts, sums, _ = fold(batch, [], values.min(), values.max(), center=1.79e18)
+    counts, sums, *_ = fold(batch, [], values.min(), values.max(), center=1.79e18)
     exact = sum(int(v) - 1_790_000_000_000_000_000 for v in values) / len(values)
     assert sums[0] / counts[0] == pytest.approx(exact, rel=1e-12)
 
@@ -143,6 +154,7 @@ def test_a_million_rows_in_any_batches_give_the_same_counts():
         assert total[0].tolist() == whole[0].tolist()
         assert total[2].tolist() == whole[2].tolist()
         assert total[1] == pytest.approx(whole[1], rel=1e-9)
+        assert total[3] == pytest.approx(whole[3], rel=1e-9)
 
 
 @given(st.lists(finite, min_size=1, max_size=400), st.integers(2, 30))

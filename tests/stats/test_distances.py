@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from fractions import Fraction
 from itertools import pairwise
 
@@ -40,6 +41,80 @@ def test_psi_is_the_sum_over_smoothed_shares(pair):
     assert distances.psi(reference, window) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
     assert distances.psi(reference, window) == pytest.approx(distances.psi(window, reference), rel=1e-9)
     assert distances.psi(reference, reference) == 0
+
+
+@given(pairs())
+def test_hellinger_total_variation_and_the_largest_gap_are_their_definitions(pair):
+    reference, window = pair
+    p, q = reference / reference.sum(), window / window.sum()
+    assert distances.hellinger(reference, window) ** 2 == pytest.approx(1 - np.sqrt(p * q).sum(), abs=1e-12)
+    gaps = [
+        abs(Fraction(int(a), int(reference.sum())) - Fraction(int(b), int(window.sum())))
+        for a, b in zip(reference, window, strict=True)
+    ]
+    assert distances.total_variation(reference, window) == pytest.approx(float(sum(gaps) / 2), abs=1e-14)
+    assert distances.l_infinity(reference, window) == pytest.approx(float(max(gaps)), abs=1e-15)
+    for distance in (distances.hellinger, distances.total_variation, distances.l_infinity):
+        assert 0 <= distance(reference, window) <= 1 + 1e-12
+        assert distance(reference, reference) == 0
+
+
+@given(pairs())
+def test_g_is_scipys_on_the_columns_that_hold_something(pair):
+    reference, window = pair
+    table = np.array([reference, window])[:, (reference + window) > 0].astype(float)
+    found = distances.g_test(reference, window)
+    if table.shape[1] > 1:
+        wanted = scipy.stats.chi2_contingency(table, correction=False, lambda_="log-likelihood").statistic
+        assert found == pytest.approx(wanted, rel=1e-9, abs=1e-9 * table.sum())
+    else:
+        assert found == pytest.approx(0, abs=1e-9 * table.sum())
+
+
+@st.composite
+def small_pairs(draw):
+    """Few enough rows that both sides can be written out one by one."""
+    bins = draw(st.integers(2, 12))
+    one, two = (draw(st.lists(st.integers(0, 15), min_size=bins, max_size=bins)) for _ in range(2))
+    assume(sum(one) > 1 and sum(two) > 1 and np.count_nonzero(np.add(one, two)) > 1)
+    return np.array(one, np.int64), np.array(two, np.int64)
+
+
+@given(small_pairs())
+def test_anderson_darling_is_scipys_midrank_statistic(pair):
+    reference, window = pair
+    x, y = (np.repeat(np.arange(len(counts)), counts) for counts in pair)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its p-value is clipped, and it says so
+        wanted = scipy.stats.anderson_ksamp([x, y], midrank=True).statistic
+    assert _standardised(distances.anderson_darling(reference, window), len(x), len(y)) == pytest.approx(
+        wanted, rel=1e-9, abs=1e-9
+    )
+
+
+def _standardised(statistic, n, m):
+    """Scholz & Stephens 1987, eq. 4: mean k - 1 and variance for k = 2 taken off."""
+    size = n + m
+    harmonic = sum(1 / i for i in range(1, size))
+    big = 1 / n + 1 / m
+    g = sum(1 / ((size - i) * j) for i in range(1, size - 1) for j in range(i + 1, size))
+    a = (4 * g - 6) + (10 - 6 * g) * big
+    b = (2 * g - 4) * 4 + 8 * harmonic * 2 + (2 * g - 14 * harmonic - 4) * big - 8 * harmonic + 4 * g - 6
+    c = (6 * harmonic + 2 * g - 2) * 4 + (4 * harmonic - 4 * g + 6) * 2 + (2 * harmonic - 6) * big
+    c += 4 * harmonic
+    d = (2 * harmonic + 6) * 4 - 4 * harmonic * 2
+    variance = (a * size**3 + b * size**2 + c * size + d) / ((size - 1) * (size - 2) * (size - 3))
+    return (statistic - 1) / math.sqrt(variance)
+
+
+@given(st.lists(st.booleans(), min_size=4, max_size=60))
+def test_cramer_von_mises_is_scipys_where_no_two_values_are_alike(sides):
+    assume(sum(sides) > 1 and len(sides) - sum(sides) > 1)
+    reference = np.array(sides, np.int64)
+    window = 1 - reference
+    x, y = np.flatnonzero(reference), np.flatnonzero(window)
+    wanted = scipy.stats.cramervonmises_2samp(x, y).statistic
+    assert distances.cramer_von_mises(reference, window) == pytest.approx(wanted, abs=1e-9)
 
 
 @given(pairs())

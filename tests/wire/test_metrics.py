@@ -20,13 +20,18 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tidegauge.wire import metrics
 from tidegauge.wire.counts import count_points
-from tidegauge.wire.metrics import Data, Form
+from tidegauge.wire.metrics import Form, PointKind
 from tidegauge.wire.points import EXEMPLAR, READING, exemplars, exponential, gather, histogram, summary
 from tidegauge.wire.protobuf import field, view
 
 SEED = np.uint64(7)
 KINDS = ["gauge", "sum", "histogram", "exponential_histogram", "summary"]
-EXEMPLARS = {Data.GAUGE: 0x2A, Data.SUM: 0x2A, Data.HISTOGRAM: 0x42, Data.EXPONENTIAL_HISTOGRAM: 0x5A}
+EXEMPLARS = {
+    PointKind.GAUGE: 0x2A,
+    PointKind.SUM: 0x2A,
+    PointKind.HISTOGRAM: 0x42,
+    PointKind.EXPONENTIAL_HISTOGRAM: 0x5A,
+}
 MOST = 64
 
 
@@ -50,9 +55,9 @@ def buckets(
     counts, negative = np.zeros(most, np.int64), np.zeros(most, np.int64)
     floats, reading = np.zeros(2 * most, np.float64), np.zeros(1, READING)
     where = view(raw), int(point["offset"]), int(point["offset"]) + int(point["length"])
-    if point["data"] == 3:
+    if point["kind"] == 3:
         error = histogram(*where, counts, floats[:most], reading[0])
-    elif point["data"] == 4:
+    elif point["kind"] == 4:
         error = exponential(*where, counts, negative, reading[0])
     else:
         error = summary(*where, floats, reading[0])
@@ -103,10 +108,27 @@ def found(raw: bytes, column: np.void) -> tuple[Any, ...]:
         for part in ("name", "unit", "description")
     )
     # A count that is not sent is 0 to protobuf.
-    form = Form.COUNT if column["data"] > 2 else Form(int(column["form"]))
-    plain = (column[name].item() for name in ("data", "temporality", "is_monotonic", "has_exemplars"))
+    form = Form.COUNT if column["kind"] > 2 else Form(int(column["form"]))
+    plain = (column[name].item() for name in ("kind", "temporality", "is_monotonic", "has_exemplars"))
     start_ns, time_ns = column["start_ns"].item(), column["time_ns"].item()
     return start_ns, time_ns, form, column["bits"].item(), column["flags"].item(), *texts, *plain
+
+
+def columns(raw: bytes) -> list[tuple[Any, ...]]:
+    """All points as `found` has them, lists and exemplars read too."""
+    read = []
+    for column in scan(raw):
+        lists = buckets(raw, column, MOST) if column["kind"] > 2 else ()
+        read.append((found(raw, column), len(lists)))
+    return read
+
+
+def points(raw: bytes) -> list[tuple[Any, ...]]:
+    """The same as protobuf has it."""
+    return [
+        (expected(point, metric), 0 if metric.WhichOneof("data") in ("gauge", "sum") else 4)
+        for point, metric, _, _ in walk(raw)
+    ]
 
 
 def test_columns_equal_what_protobuf_reads(wire: SimpleNamespace) -> None:
@@ -207,7 +229,7 @@ def test_exemplars_equal_what_protobuf_reads(wire: SimpleNamespace) -> None:
         for column, (point, _, _, _) in zip(scan(raw), walk(raw), strict=True):
             if column["has_exemplars"]:
                 begin = int(column["offset"])
-                wanted = EXEMPLARS[Data(int(column["data"]))]
+                wanted = EXEMPLARS[PointKind(int(column["kind"]))]
                 size = exemplars(view(raw), begin, begin + int(column["length"]), wanted, out)
                 for one, its in zip(out[:size], point.exemplars, strict=True):
                     value, *rest = plain(its)
@@ -236,7 +258,7 @@ def test_mutated_bytes_agree_or_are_refused(wire: SimpleNamespace) -> None:
             columns = scan(broken)
             assert [found(broken, one) for one in columns] == [expected(*point[:2]) for point in points]
             for column, (point, metric, _, _) in zip(columns, points, strict=True):
-                if column["data"] > 2:
+                if column["kind"] > 2:
                     check_lists(broken, column, point, metric.WhichOneof("data"))
 
     check()
@@ -273,14 +295,14 @@ def test_nothing_behind_the_end_is_read(wire: SimpleNamespace) -> None:
 def series(raw: bytes, column: np.void) -> tuple[object, ...]:
     """What tells a series from another, as it was sent."""
     point = raw[column["offset"] :][: column["length"]]
-    attributes = {1: 7, 2: 7, 3: 9, 4: 1, 5: 7}[int(column["data"])]
+    attributes = {1: 7, 2: 7, 3: 9, 4: 1, 5: 7}[int(column["kind"])]
     return (
         *pieces(raw, int(column["resource_offset"]), int(column["resource_length"]), {1}),
         "scope",
         *pieces(raw, int(column["scope_offset"]), int(column["scope_length"]), {1, 3}),
         raw[column["name_offset"] :][: column["name_length"]],
         raw[column["unit_offset"] :][: column["unit_length"]],
-        *(column[name].item() for name in ("data", "temporality", "is_monotonic")),
+        *(column[name].item() for name in ("kind", "temporality", "is_monotonic")),
         *pieces(point, 0, len(point), {attributes}),
     )
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit, types
 
+from tidegauge.stats.kernel import KERNEL
 from tidegauge.wire import words
-from tidegauge.wire.protobuf import BYTES, KERNEL, is_ascii, tail, view
+from tidegauge.wire.protobuf import BYTES, is_ascii, tail, view
 
 load, swap, fold = words.load, words.swap, words.fold
 U64 = st.integers(0, 2**64 - 1)

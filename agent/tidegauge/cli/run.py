@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -30,6 +32,7 @@ def run_agent(config: Config) -> None:
     )
     logging.captureWarnings(capture=True)
     footprint.keep_freed_memory()
+    _allow_open_files()
     # The fold thread asks for the GIL after each kernel call; at the default 5 ms it would wait longer
     # for it than a batch takes to fold (1 ms), and the queue would fill.
     sys.setswitchinterval(0.0005)
@@ -68,6 +71,13 @@ async def _until_stopped(config: Config) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number)
     return await run(config, stop, lambda ports: _announce(config, ports))
+
+
+def _allow_open_files() -> None:
+    """Raise the limit to what the system allows: two ports take 4096 connections each, and 1024 is usual."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and means 10240
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _announce(config: Config, ports: Ports) -> None:

@@ -60,7 +60,7 @@ def families(metrics: Iterable[Metric]) -> tuple[list[Family], list[str]]:
 
     Metrics of one name and type are one family, the first one's HELP and UNIT. One whose name is taken
     by a family of another type is left out, as the specification has it ("Prometheus and OpenMetrics
-    Compatibility").
+    Compatibility"). So is a sender's where the family is the agent's own: sums over that are to be true.
     """
     found: dict[str, Family] = {}
     owners: dict[str, str] = {}
@@ -69,14 +69,15 @@ def families(metrics: Iterable[Metric]) -> tuple[list[Family], list[str]]:
         kind = TYPES[metric.kind]
         name = metric_name(metric.name, metric.unit, metric.kind)
         name = name.removesuffix("_total") if kind == "counter" else name
-        if name not in found or found[name].type != kind:
+        family = found.get(name)
+        if family is None or (family.type, family.metrics[0].received) != (kind, metric.received):
             taken = {name + suffix for suffix in _SUFFIXES[kind]}
             if clash := sorted(taken & owners.keys()):
                 left_out.append(f"{metric.name}: {clash[0]} is taken by {owners[clash[0]]}")
                 continue
             owners |= dict.fromkeys(taken, metric.name)
-            found[name] = Family(name, kind, _unit(metric, name), metric.description, [])
-        found[name].metrics.append(metric)
+            family = found[name] = Family(name, kind, _unit(metric, name), metric.description, [])
+        family.metrics.append(metric)
     return list(found.values()), left_out
 
 

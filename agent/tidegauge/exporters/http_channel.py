@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import ssl
 import time
 import zlib
+from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import TracebackType
@@ -27,6 +27,7 @@ _RETRYABLE = {429, 502, 503, 504}
 # What a smaller request, or one without the offending item, may not meet with.
 _ABOUT_CONTENT = {400, 413, 422, 500}
 _RESPONSE_BYTES = 4 * 2**20  # the specification's limit of a response
+_PIECE_BYTES = 2**18
 _GZIP_LEVEL = 1  # a third of level 6's time, for a tenth more bytes (bench.payload's spans)
 _GZIP_BITS = 31  # zlib's window size of 15, and 16 for gzip's framing
 
@@ -67,8 +68,12 @@ class HttpChannel:
             request = await asyncio.to_thread(_compressed, request)
         url = f"{str(self._settings.endpoint).rstrip('/')}/v1/{signal}"
         try:
-            # A file is sent in pieces, with the loop's other work between them.
-            async with self._session.post(url, data=io.BytesIO(request), allow_redirects=False) as response:
+            async with self._session.post(
+                url,
+                data=_pieces(request),
+                headers={"Content-Length": str(len(request))},
+                allow_redirects=False,
+            ) as response:
                 body = await _read(response)
         except TimeoutError:
             return Outcome(Verdict.RETRY, message=f"no answer within {self._settings.timeout:g} s")
@@ -112,6 +117,13 @@ def retry_after_s(text: str | None, now_s: float) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
     except (ValueError, OverflowError):
         return None
+
+
+async def _pieces(request: bytes) -> AsyncIterator[memoryview]:
+    """The request a little at a time, with the loop's other work between: 4 MiB at once took 15 ms."""
+    for start in range(0, len(request), _PIECE_BYTES):
+        yield memoryview(request)[start : start + _PIECE_BYTES]
+        await asyncio.sleep(0)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

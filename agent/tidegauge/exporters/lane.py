@@ -44,10 +44,6 @@ class Batch:
     first_s: float = math.inf  # monotonic time of the first attempt
     started_s: float = 0.0  # and of the latest
 
-    @property
-    def items(self) -> int:
-        return sum(entry.items for entry in self.entries)
-
 
 @dataclass(slots=True, eq=False)
 class Lane:

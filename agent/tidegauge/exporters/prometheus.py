@@ -38,7 +38,7 @@ class MetricsPage:
         self._snapshots = snapshots
         self._pages: dict[Format, _Page] = {}
         self._asked_s: dict[Format, float] = {}
-        self._told: set[str] = set()
+        self._told: dict[Format, tuple[str, ...]] = {}
 
     @property
     def renderings(self) -> int:
@@ -52,7 +52,7 @@ class MetricsPage:
         page = self._page(form)
         # A scraper that hangs up must not take the page from the others.
         exposition = await asyncio.shield(page.latest())
-        self._tell(exposition)
+        self._tell(form, exposition)
         return Answer(content_type, gzipped, await asyncio.shield(page.body(exposition, gzipped)))
 
     def _page(self, form: Format) -> _Page:
@@ -60,15 +60,17 @@ class MetricsPage:
         self._asked_s[form] = now_s
         for other in [one for one, asked_s in self._asked_s.items() if now_s - asked_s > _FORGET_S]:
             del self._pages[other], self._asked_s[other]
+            self._told.pop(other, None)
         if form not in self._pages:
             self._pages[form] = _Page(form, self._snapshots)
         return self._pages[form]
 
-    def _tell(self, exposition: Exposition) -> None:
+    def _tell(self, form: Format, exposition: Exposition) -> None:
+        told = {reason for reasons in self._told.values() for reason in reasons}
         for reason in exposition.left_out:
-            if reason not in self._told:
-                self._told.add(reason)
+            if reason not in told:
                 log.warning("left out of /metrics: %s", reason)
+        self._told[form] = exposition.left_out
 
 
 class _Page:

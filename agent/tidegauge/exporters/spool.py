@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from tidegauge.batch import Signal
 from tidegauge.config import ConfigError, DiskQueue, Problem
-from tidegauge.exporters.disk_thread import DiskThread
+from tidegauge.disk_thread import DiskThread
 from tidegauge.exporters.journal import Chunk, Extent, Journal, Place, Request
 from tidegauge.exporters.lane import Entry
 from tidegauge.exporters.segment import HEADER_BYTES, Position
@@ -112,7 +112,9 @@ class Spool:
         last = self._writer.submit(partial(self._finish, dict(self._marks)))
         done, _ = await asyncio.wait({last}, timeout=max(0.0, deadline_s - time.monotonic()))
         if not done or last.exception():
-            log.warning("the disk queue %s was not closed in order; the next start mends it", self._folder)
+            log.warning(
+                "the disk was not done with %s at the end: only a power cut can harm it", self._folder
+            )
         for thread in (self._writer, self._reader, self._syncer):
             thread.stop()
 

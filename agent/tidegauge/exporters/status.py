@@ -9,13 +9,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from tidegauge import __version__
-from tidegauge.metric import Attributes, ExponentialHistogram, Metric, Number
+from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number, Point
 from tidegauge.snapshot import Snapshot
 from tidegauge.stats.exponential import quantile
 
 ROWS = 200
 """Rows shown of one table; /metrics has them all."""
+_WIDE, _LONGEST = (
+    60,
+    200,
+)  # characters from which a cell has several lines, and that it has: names have no end
 
+_TIMINGS = ("time_to_first_token", "time_per_output_token", "phase.duration", "tokens")
 _IDENTITY = ("model", "version", "stage", "data_source")
 _STYLE = """
 :root{color-scheme:light dark;--back:#f7f8f9;--card:#fff;--ink:#17212b;--dim:#5d6b78;--line:#dfe4e8;
@@ -29,7 +34,8 @@ margin-bottom:1rem}.dim,caption,th{color:var(--dim)}section{background:var(--car
 var(--line);border-radius:10px;padding:1rem 1.2rem;margin:0 0 1rem;overflow-x:auto}table{width:100%;
 border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{text-align:left;padding:.25rem .9rem
 .25rem 0;border-bottom:1px solid var(--line);white-space:nowrap}th{font-weight:500;font-size:.85rem}
-tr:last-child td{border-bottom:0}.n{text-align:right}.ill{color:var(--ill);font-weight:600}
+tr:last-child td{border-bottom:0}.n{text-align:right}.long{white-space:normal;overflow-wrap:anywhere}
+.ill{color:var(--ill);font-weight:600}
 tr.ill td{background:var(--tint)}.well{color:var(--well);font-weight:600}a{color:inherit}p{margin:.3rem 0}
 """
 
@@ -49,11 +55,16 @@ def page(snapshot: Snapshot, reasons: Sequence[str], refresh_s: int = 5) -> str:
         (
             _drift(view),
             _latency(view),
+            _timings(view),
+            _stages(view),
+            _errors(view),
+            _logs(view),
             _received(view),
             _losses(view),
             _references(view),
             _gpus(view),
             _own(view),
+            _pushed(snapshot.metrics),
         )
     )
     return (
@@ -68,10 +79,16 @@ def page(snapshot: Snapshot, reasons: Sequence[str], refresh_s: int = 5) -> str:
 
 
 class _View:
-    """A snapshot's metrics by name."""
+    """A snapshot's metrics by name: the agent's own, for a sender may call its own the same."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
-        self.by_name = {metric.name: metric for metric in metrics}
+        self.by_name = {metric.name: metric for metric in metrics if not metric.received}
+
+    def histograms(self, *names: str) -> Iterator[tuple[Metric, ExponentialHistogram]]:
+        for metric in filter(None, map(self.by_name.get, names)):
+            for point in metric.points:
+                if isinstance(point, ExponentialHistogram) and point.count:
+                    yield metric, point
 
     def numbers(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
         metric = self.by_name.get(name)
@@ -117,16 +134,58 @@ def _drift(view: _View) -> str:
 
 
 def _latency(view: _View) -> str:
-    metric = view.by_name.get("model.inference.latency")
     rows = []
-    for point in metric.points if metric else ():
-        if isinstance(point, ExponentialHistogram) and point.count:
-            at = dict(point.attributes)
-            quantiles = (_duration(_quantile(point, q)) for q in (0.5, 0.95, 0.99))
-            names = (_identity(at), at.get("operation", _rest(point.attributes)), at.get("status", ""))
-            rows.append((*names, _count(point.count), *quantiles, _duration(point.max)))
-    header = ("model", "operation", "status", "requests", "p50", "p95", "p99", "max")
+    for metric, point in view.histograms("model.inference.latency"):
+        at = dict(point.attributes)
+        names = (_identity(at), at.get("operation", _rest(point.attributes)), at.get("status", ""))
+        rows.append((*names, *_spread(point, metric.unit), _slow_trace(point)))
+    header = ("model", "operation", "status", "requests", "p50", "p95", "p99", "max", "a slow trace")
     return _table("Latency", header, rows, texts=3, empty="No spans were received yet.")
+
+
+def _timings(view: _View) -> str:
+    names = (f"model.inference.{name}" for name in _TIMINGS)
+    rows = []
+    for metric, point in view.histograms(*names):
+        what = metric.name.removeprefix("model.inference.").replace("_", " ").replace(".", " ")
+        at = dict(point.attributes)
+        of = at.get("phase", at.get("type", ""))
+        rows.append((_identity(at), what, of, *_spread(point, metric.unit)))
+    header = ("model", "timing", "of", "requests", "p50", "p95", "p99", "max")
+    return _table("Timings within a request", header, rows, texts=3)
+
+
+def _stages(view: _View) -> str:
+    rows: list[Row] = []
+    requests = {_operation(at): count for at, count in view.numbers("model.inference.stage.requests")}
+    times = list(view.numbers("model.inference.stage.time"))
+    whole: dict[tuple[str, str], float] = defaultdict(float)
+    for at, seconds in times:
+        whole[_operation(at)] += seconds
+    for at, seconds in times:
+        key = _operation(at)
+        count = requests.get(key, 0.0)
+        share = seconds / whole[key] if whole[key] else math.nan
+        each = _duration(seconds / count) if count else ""
+        rows.append((*key, at.get("span", ""), _count(count), each, _percent(share)))
+    header = ("model", "operation", "span", "requests", "own time each", "share")
+    return _table("Where the time of requests goes", header, rows, texts=3)
+
+
+def _errors(view: _View) -> str:
+    rows = [
+        (*_operation(at), at.get("cause", ""), _count(count))
+        for at, count in view.numbers("model.inference.errors")
+    ]
+    return _table("Failed requests", ("model", "operation", "failed first", "requests"), rows, texts=3)
+
+
+def _logs(view: _View) -> str:
+    rows = [
+        (_identity(at), at.get("severity", ""), _count(count))
+        for at, count in view.numbers("model.log.records")
+    ]
+    return _table("Logs", ("model", "severity", "records"), rows, texts=2)
 
 
 def _received(view: _View) -> str:
@@ -198,6 +257,23 @@ def _own(view: _View) -> str:
     return _table("The agent itself", ("metric", "attributes", "value"), rows, texts=2)
 
 
+def _pushed(metrics: Iterable[Metric]) -> str:
+    """What senders made: a value, or how many observations there are and their mean."""
+    rows = [
+        (
+            metric.name,
+            metric.kind.value.replace("_", " "),
+            _all(point.attributes),
+            *_summed(metric, point),
+        )
+        for metric in metrics
+        if metric.received
+        for point in metric.points
+    ]
+    header = ("metric", "kind", "attributes", "observations", "value or mean")
+    return _table("Pushed by the model server", header, rows, texts=3)
+
+
 def _table(
     title: str, header: Row, rows: Sequence[Row], *, texts: int, empty: str = "", ill: str = ""
 ) -> str:
@@ -218,15 +294,39 @@ def _table(
 
 
 def _cells(tag: str, row: Row, texts: int) -> str:
+    kinds = ("n" if index >= texts else "long" if len(cell) > _WIDE else "" for index, cell in enumerate(row))
     return "".join(
-        f"<{tag}{' class=n' if index >= texts else ''}>{html.escape(cell)}</{tag}>"
-        for index, cell in enumerate(row)
+        f"<{tag}{f' class={kind}' if kind else ''}>{html.escape(cell[:_LONGEST])}</{tag}>"
+        for kind, cell in zip(kinds, row, strict=True)
     )
 
 
 def _quantile(point: ExponentialHistogram, q: float) -> float:
     value = quantile(point.scale, point.offset, point.counts, point.zero_count, q)
     return min(max(value, point.min), point.max)
+
+
+def _spread(point: ExponentialHistogram, unit: str) -> Row:
+    values = (*(_quantile(point, q) for q in (0.5, 0.95, 0.99)), point.max)
+    return (_count(point.count), *(_value(value, unit) for value in values))
+
+
+def _slow_trace(point: ExponentialHistogram) -> str:
+    slowest = max(point.exemplars, key=lambda exemplar: exemplar.value, default=None)
+    return "" if slowest is None else dict(slowest.attributes).get("trace_id", "")
+
+
+def _summed(metric: Metric, point: Point) -> Row:
+    # As in names: of a counter a unit of 1 makes no ratio.
+    unit = "" if (metric.kind, metric.unit) == (Kind.COUNTER, "1") else metric.unit
+    if isinstance(point, Number):
+        return "", _value(point.value, unit)
+    count = sum(point.counts) if isinstance(point, Histogram) else point.count
+    return _count(count), _value(point.sum / count, unit) if count else ""
+
+
+def _operation(at: dict[str, str]) -> tuple[str, str]:
+    return _identity(at), at.get("operation", "")
 
 
 def _identity(at: dict[str, str]) -> str:
@@ -236,7 +336,11 @@ def _identity(at: dict[str, str]) -> str:
 
 
 def _rest(attributes: Attributes) -> str:
-    return ", ".join(f"{key}={value}" for key, value in attributes if key not in _IDENTITY)
+    return _all(tuple(pair for pair in attributes if pair[0] not in _IDENTITY))
+
+
+def _all(attributes: Attributes) -> str:
+    return ", ".join(f"{key}={value}" for key, value in attributes)
 
 
 def _value(value: float, unit: str) -> str:

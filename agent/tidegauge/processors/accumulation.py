@@ -8,12 +8,17 @@ from numba import njit, types
 from tidegauge.processors.admission import ANEW, GOES_ON, REPLACES, add, add_whole, admit, settle
 from tidegauge.processors.distributions import SCRATCH_T, base2, explicit, quantiles
 from tidegauge.processors.series import FREE, SERIES_T, STATE_T, TAKEN_BY_OVERFLOW, Reason, slot_of
-from tidegauge.wire.metrics import POINT_T, Data, Form, Temporality
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.wire.metrics import POINT_T, Form, PointKind, Temporality
 from tidegauge.wire.points import TOO_MANY, exponential, histogram, summary
 from tidegauge.wire.protobuf import BYTES
 
 # numba takes plain integers for constants of a kernel, not members of an enumeration.
-_SUM, _HISTOGRAM, _EXPONENTIAL = int(Data.SUM), int(Data.HISTOGRAM), int(Data.EXPONENTIAL_HISTOGRAM)
+_SUM, _HISTOGRAM, _EXPONENTIAL = (
+    int(PointKind.SUM),
+    int(PointKind.HISTOGRAM),
+    int(PointKind.EXPONENTIAL_HISTOGRAM),
+)
 _DELTA, _CUMULATIVE = int(Temporality.DELTA), int(Temporality.CUMULATIVE)
 _NO_FORM, _INT = int(Form.NONE), int(Form.INT)
 _UNTIMED, _OUT_OF_ORDER, _, _INVALID, _, _TOO_MANY, _, _METRIC_LIMIT, _OVERFLOW = map(int, Reason)
@@ -23,22 +28,21 @@ UNKNOWN = -1
 
 _NO_RECORDED_VALUE = 1
 
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
 _COUNTS_T = types.int64[::1]
 
 
-@njit(types.void(SERIES_T), **_KERNEL)
+@njit(types.void(SERIES_T), **KERNEL)
 def _zero(one):  # type: ignore[no-untyped-def]
     one.whole = 0
     one.value = one.carry = 0.0
 
 
-@njit(types.int64(SERIES_T, POINT_T), **_KERNEL)
+@njit(types.int64(SERIES_T, POINT_T), **KERNEL)
 def _number(one, point):  # type: ignore[no-untyped-def]
     whole = np.int64(point.bits)
     is_whole = point.form == _INT
     value = np.float64(whole) if is_whole else whole.view(np.float64)
-    accumulates = point.data == _SUM and point.temporality == _DELTA
+    accumulates = point.kind == _SUM and point.temporality == _DELTA
     if point.form == _NO_FORM:
         return -1 - _INVALID
     # Not (value >= 0) is NaN as well.
@@ -64,7 +68,7 @@ def _number(one, point):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(types.int64(STATE_T, SERIES_T, types.int64, POINT_T, types.uint64), **_KERNEL)
+@njit(types.int64(STATE_T, SERIES_T, types.int64, POINT_T, types.uint64), **KERNEL)
 def _overflowing_sum(state, one, slot, point, since_ns):  # type: ignore[no-untyped-def]
     """Add to an overflow series what a cumulative sum grew by; its slot of the table has its last value.
 
@@ -90,18 +94,18 @@ def _overflowing_sum(state, one, slot, point, since_ns):  # type: ignore[no-unty
     return 0
 
 
-@njit(types.int64(BYTES, POINT_T, STATE_T, SERIES_T, types.int64, types.uint64, SCRATCH_T), **_KERNEL)
+@njit(types.int64(BYTES, POINT_T, STATE_T, SERIES_T, types.int64, types.uint64, SCRATCH_T), **KERNEL)
 def _fold_point(buf, point, state, one, slot, since_ns, scratch):  # type: ignore[no-untyped-def]
-    if point.data == _SUM and one.is_overflow and point.temporality != _DELTA:
+    if point.kind == _SUM and one.is_overflow and point.temporality != _DELTA:
         return _overflowing_sum(state, one, slot, point, since_ns)
-    if point.data <= _SUM:
+    if point.kind <= _SUM:
         return _number(one, point)
     begin, end = np.int64(point.offset), np.int64(point.offset) + np.int64(point.length)
     reading = scratch.reading[0]
-    if point.data == _HISTOGRAM:
+    if point.kind == _HISTOGRAM:
         error = histogram(buf, begin, end, scratch.counts, scratch.floats, reading)
         result = explicit(state, one, point, scratch) if error >= 0 else 0
-    elif point.data == _EXPONENTIAL:
+    elif point.kind == _EXPONENTIAL:
         error = exponential(buf, begin, end, scratch.counts, scratch.negative, reading)
         result = base2(state, one, point, scratch) if error >= 0 else 0
     else:
@@ -112,7 +116,7 @@ def _fold_point(buf, point, state, one, slot, since_ns, scratch):  # type: ignor
     return result
 
 
-@njit(types.boolean(SERIES_T, POINT_T), **_KERNEL)
+@njit(types.boolean(SERIES_T, POINT_T), **KERNEL)
 def _withdraw(one, point):  # type: ignore[no-untyped-def]
     """Take a series off the page, for its sender says that it has no value any more."""
     if one.is_overflow or point.time_ns < one.time_ns:
@@ -123,7 +127,7 @@ def _withdraw(one, point):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(types.UniTuple(types.int64, 2)(STATE_T, POINT_T, types.boolean, types.boolean), **_KERNEL)
+@njit(types.UniTuple(types.int64, 2)(STATE_T, POINT_T, types.boolean, types.boolean), **KERNEL)
 def _find(state, point, full, no_more_keys):  # type: ignore[no-untyped-def]
     """The slot of a point's key, or where the table is `full` of its family's key, and what is there."""
     slot = slot_of(state.table, point.key)
@@ -149,7 +153,7 @@ def _find(state, point, full, no_more_keys):  # type: ignore[no-untyped-def]
         _COUNTS_T,
         types.int32[::1],
     ),
-    **_KERNEL,
+    **KERNEL,
 )
 def fold(buf, points, begin, full, no_more_keys, since_ns, state, scratch, tally, rows):  # type: ignore[no-untyped-def]
     """Fold points from `begin` on: (the first that needs help, the cells that it lacks or UNKNOWN).

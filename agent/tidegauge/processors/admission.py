@@ -16,24 +16,23 @@ import numpy as np
 from numba import njit, types
 
 from tidegauge.processors.series import SERIES_T, Reason
-from tidegauge.wire.metrics import POINT_T, Data, Temporality
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.wire.metrics import POINT_T, PointKind, Temporality
 
 ANEW, GOES_ON, REPLACES = 0, 1, 2
 """How a point stands to its series: it begins it anew, is added, or takes the place of the last."""
 
 # numba takes plain integers for constants of a kernel, not members of an enumeration.
-_GAUGE, _SUMMARY, _DELTA = int(Data.GAUGE), int(Data.SUMMARY), int(Temporality.DELTA)
+_GAUGE, _SUMMARY, _DELTA = int(PointKind.GAUGE), int(PointKind.SUMMARY), int(Temporality.DELTA)
 _OUT_OF_ORDER, _OVERLAP = int(Reason.OUT_OF_ORDER), int(Reason.OVERLAP)
 _INVALID, _OVERFLOW = int(Reason.INVALID), int(Reason.OVERFLOW)
 
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
 
-
-@njit(types.int64(SERIES_T, POINT_T), **_KERNEL)
+@njit(types.int64(SERIES_T, POINT_T), **KERNEL)
 def admit(one, point):  # type: ignore[no-untyped-def]
     """How a point stands to its series: ANEW, GOES_ON, REPLACES, or `-1 - reason`."""
-    is_gauge, is_delta = point.data == _GAUGE, point.temporality == _DELTA
-    if not (is_gauge or point.data == _SUMMARY or point.temporality != 0):
+    is_gauge, is_delta = point.kind == _GAUGE, point.temporality == _DELTA
+    if not (is_gauge or point.kind == _SUMMARY or point.temporality != 0):
         return -1 - _INVALID
     if one.is_overflow and not is_gauge:
         admitted = GOES_ON if one.is_shown else ANEW
@@ -49,7 +48,7 @@ def admit(one, point):  # type: ignore[no-untyped-def]
     return -1 - _OVERLAP if knows_start and point.start_ns < one.sent_start_ns else REPLACES
 
 
-@njit(types.void(SERIES_T, POINT_T, types.int64, types.boolean), **_KERNEL)
+@njit(types.void(SERIES_T, POINT_T, types.int64, types.boolean), **KERNEL)
 def settle(one, point, admitted, fell):  # type: ignore[no-untyped-def]
     """Note when a point was taken and from when the series counts."""
     if admitted == ANEW:
@@ -62,7 +61,7 @@ def settle(one, point, admitted, fell):  # type: ignore[no-untyped-def]
     one.is_shown = one.is_touched = True
 
 
-@njit(types.void(SERIES_T, types.float64), **_KERNEL)
+@njit(types.void(SERIES_T, types.float64), **KERNEL)
 def add(one, value):  # type: ignore[no-untyped-def]
     """Add to `value`, and to `carry` what the sum loses in rounding (Neumaier 1974)."""
     total = one.value + value
@@ -73,7 +72,7 @@ def add(one, value):  # type: ignore[no-untyped-def]
     one.value = total
 
 
-@njit(types.void(SERIES_T, types.int64), **_KERNEL)
+@njit(types.void(SERIES_T, types.int64), **KERNEL)
 def add_whole(one, value):  # type: ignore[no-untyped-def]
     """Add an integer exactly; what would leave 64 bits moves on to the doubles."""
     total = one.whole + value

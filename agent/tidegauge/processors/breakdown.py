@@ -8,7 +8,8 @@ from numba import njit, types
 
 from tidegauge.processors.held import HELD_T, LABELS_T
 from tidegauge.processors.trees import NODES_T
-from tidegauge.stats.keyed import ENTRIES_T, find, insert, mix
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.keyed import ENTRIES_T, insert, mix, slot_of
 
 SERIES = np.dtype(
     [
@@ -29,10 +30,9 @@ _NONE = -1
 _FEW = 24
 _SERIES_T = numba.from_dtype(SERIES)[::1]
 _PLACES_T = types.int32[::1]
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
 
 
-@njit(types.void(HELD_T, _PLACES_T, types.int64, types.int64), **_KERNEL)
+@njit(types.void(HELD_T, _PLACES_T, types.int64, types.int64), **KERNEL)
 def _sink(held, members, root, size):  # type: ignore[no-untyped-def]
     """Restore the heap below `root`: the latest start first."""
     moving = members[root]
@@ -48,7 +48,7 @@ def _sink(held, members, root, size):  # type: ignore[no-untyped-def]
     members[root] = moving
 
 
-@njit(types.void(HELD_T, _PLACES_T), **_KERNEL)
+@njit(types.void(HELD_T, _PLACES_T), **KERNEL)
 def _sort(held, members):  # type: ignore[no-untyped-def]
     """Sort by start: by insertion, which is quick for a few, or as a heap."""
     if members.size > _FEW:
@@ -67,12 +67,12 @@ def _sort(held, members):  # type: ignore[no-untyped-def]
         members[gap] = moving
 
 
-@njit(types.uint64(HELD_T, types.int64), **_KERNEL)
+@njit(types.uint64(HELD_T, types.int64), **KERNEL)
 def _end_ns(held, place):  # type: ignore[no-untyped-def]
     return held[place].start_ns + np.uint64(held[place].duration_ns)
 
 
-@njit(types.void(HELD_T, NODES_T, types.int64), **_KERNEL)
+@njit(types.void(HELD_T, NODES_T, types.int64), **KERNEL)
 def _cover(held, nodes, place):  # type: ignore[no-untyped-def]
     """Add a span to the time that its parent's children cover. Call in the order of starts."""
     parent = nodes[place].parent
@@ -84,7 +84,7 @@ def _cover(held, nodes, place):  # type: ignore[no-untyped-def]
         within.children_end_ns = end
 
 
-@njit(types.int64(HELD_T, NODES_T, _PLACES_T), **_KERNEL)
+@njit(types.int64(HELD_T, NODES_T, _PLACES_T), **KERNEL)
 def _cause(held, nodes, members):  # type: ignore[no-untyped-def]
     """Of the spans that failed, and none below them, the one that ended first."""
     for place in members:
@@ -106,7 +106,7 @@ def _cause(held, nodes, members):  # type: ignore[no-untyped-def]
     return cause
 
 
-@njit(types.int64(HELD_T, LABELS_T, types.int64, _PLACES_T), **_KERNEL)
+@njit(types.int64(HELD_T, LABELS_T, types.int64, _PLACES_T), **KERNEL)
 def _owner(held, labels, first, members):  # type: ignore[no-untyped-def]
     """The identity of a request: its first span's, or the only one that spans below name."""
     named = _NONE
@@ -130,7 +130,7 @@ def _owner(held, labels, first, members):  # type: ignore[no-untyped-def]
         types.int64,
         types.float64,
     ),
-    **_KERNEL,
+    **KERNEL,
 )
 def _add(table, series, used, family, identity, operation, name, value):  # type: ignore[no-untyped-def]
     """Add to a series, a new one while there is room, else the family's overflow."""
@@ -138,7 +138,7 @@ def _add(table, series, used, family, identity, operation, name, value):  # type
     if identity > 0 and operation > 0 and (name > 0 or family in (REQUESTS, COLD)):
         low = np.uint64(name) << np.uint64(2) | np.uint64(family)
         key = mix(mix(np.uint64(identity) << np.uint64(32) | np.uint64(operation)) ^ low)
-        found = table[find(table, key)].series
+        found = table[slot_of(table, key)].series
         if found >= 0:
             place = found
         elif used[0] < series.size:
@@ -155,7 +155,7 @@ def _add(table, series, used, family, identity, operation, name, value):  # type
 
 @njit(
     types.void(HELD_T, NODES_T, LABELS_T, _PLACES_T, ENTRIES_T, _SERIES_T, types.int64[::1]),
-    **_KERNEL,
+    **KERNEL,
 )
 def _resolve_one(held, nodes, labels, members, table, series, used):  # type: ignore[no-untyped-def]
     first = nodes[members[0]].request
@@ -180,7 +180,7 @@ def _resolve_one(held, nodes, labels, members, table, series, used):  # type: ig
 
 @njit(
     types.void(HELD_T, NODES_T, LABELS_T, _PLACES_T, ENTRIES_T, _SERIES_T, types.int64[::1]),
-    **_KERNEL,
+    **KERNEL,
 )
 def resolve(held, nodes, labels, members, table, series, used):  # type: ignore[no-untyped-def]
     """Break whole requests down: `members` are the places of all their spans, request by request.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -14,6 +16,7 @@ from tidegauge import categories
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
+from tidegauge.stats.comparison import Baseline, Baselines
 
 _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
@@ -34,6 +37,7 @@ class Tables:
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
         self.known = tuple(pa.array(p.categories, pa.string()) for p in self.categorical)
+        self.most_categories = max((len(profile.counts) for profile in self.categorical), default=1)
         grids = [bins.grid(profile.edges) for profile in self.numeric]
         features = len(grids)
         self.most_bins = max((len(profile.counts) for profile in self.numeric), default=1)
@@ -51,6 +55,15 @@ class Tables:
                 profile.center,
             )
 
+    @cached_property
+    def baselines(self) -> tuple[Baselines, Baselines]:
+        """What windows are compared with: numeric and categorical columns. The first use takes a while."""
+        numeric, categorical = (
+            Baselines.of([Baseline(p.counts, p.sums, p.squares, p.fourth, p.infinite) for p in profiles])
+            for profiles in (self.numeric, self.categorical)
+        )
+        return numeric, categorical
+
     @property
     def profiles(self) -> tuple[Profile, ...]:
         """In the order of the counts' rows."""
@@ -58,22 +71,38 @@ class Tables:
 
 
 class Counts:
-    """What a pane holds: counts per bin, sums per bin and tallies. Sums of panes are panes."""
+    """What a pane holds: counts and sums per bin, squares and tallies. Sums of panes are panes."""
 
     def __init__(self, tables: Tables) -> None:
         features = len(tables.numeric)
         self.counts = np.zeros((features, tables.most_bins), np.int64)
         self.sums = np.zeros((features, tables.most_bins))
+        self.squares = np.zeros((features, 1))
         self.tallies = np.zeros((features, bins.TALLIES), np.int64)
-        self.categories = [np.zeros(len(known) + 1, np.int64) for known in tables.known]
+        self.categories = np.zeros((len(tables.known), tables.most_categories), np.int64)
         self.missing = np.zeros(len(tables.known), np.int64)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What it is made of, by name."""
+        return vars(self)
+
+    def copy(self) -> Counts:
+        """Another one with the same counts."""
+        other = Counts.__new__(Counts)
+        vars(other).update({name: array.copy() for name, array in self.arrays().items()})
+        return other
+
+    def __isub__(self, other: Counts) -> Self:
+        for mine, its in zip(self.arrays().values(), other.arrays().values(), strict=True):
+            np.subtract(mine, its, out=mine)
+        return self
 
     def __iadd__(self, other: Counts) -> Self:
         self.counts += other.counts
         self.sums += other.sums
+        self.squares += other.squares
         self.tallies += other.tallies
-        for own, more in zip(self.categories, other.categories, strict=True):
-            np.add(own, more, out=own)
+        self.categories += other.categories
         self.missing += other.missing
         return self
 
@@ -91,6 +120,7 @@ class Plan:
 
     def __init__(self, layout: Layout, schema: pa.Schema, tables: Tables) -> None:
         self._tables = tables
+        self.timestamp = layout.index(Role.TIMESTAMP)
         self.skipped: list[Skipped] = []
         self._casts: list[int] = []
         self._texts: list[tuple[int, int]] = []
@@ -120,33 +150,47 @@ class Plan:
         self._absent = [row for name, row in numeric.items() if name not in here]
         self._absent_texts = [row for name, row in categorical.items() if name not in here]
 
-    def fold(self, rows: pa.RecordBatch, counts: Counts) -> None:
-        """Add a batch of this layout to the counts. Columns that it lacks are missing in all its rows."""
-        counts.tallies[self._absent, bins.MISSING] += rows.num_rows
-        counts.missing[self._absent_texts] += rows.num_rows
+    def prepare(self, rows: pa.RecordBatch, counts: Counts) -> pa.RecordBatch:
+        """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
+
+        Columns that the batch lacks are missing in all its rows.
+        """
+        if self._absent:
+            counts.tallies[self._absent, bins.MISSING] += rows.num_rows
+        if self._absent_texts:
+            counts.missing[self._absent_texts] += rows.num_rows
         for index, row in self._texts:
             found, missing = categories.count(rows.column(index), self._tables.known[row])
-            counts.categories[row] += found
+            counts.categories[row, : len(found)] += found
             counts.missing[row] += missing
         for index in self._casts:
             doubles: Any = pc.cast(rows.column(index), pa.float64(), safe=False)
             rows = rows.set_column(index, rows.schema.names[index], doubles)
-        if len(self._columns):
-            tables = self._tables
-            # The capsules own the exported structs: they must outlive the kernel.
-            exported: Any = rows
-            capsules = exported.__arrow_c_array__()
-            bins.fold(
-                _array_address(capsules[1], b"arrow_array"),
-                self._columns,
-                tables.edges,
-                tables.grids,
-                tables.places,
-                counts.counts,
-                counts.sums,
-                counts.tallies,
-            )
-            del capsules
+        return rows
+
+    def fold(self, prepared: Sequence[pa.RecordBatch], counts: Counts) -> None:
+        """Add the numbers of batches to the counts, in one call."""
+        if not len(self._columns):
+            return
+        tables = self._tables
+        # The capsules own the exported structs: they must outlive the kernel.
+        capsules = [_exported(rows) for rows in prepared]
+        bins.fold(
+            np.array([_array_address(capsule, b"arrow_array") for capsule in capsules], np.int64),
+            self._columns,
+            tables.edges,
+            tables.grids,
+            tables.places,
+            counts.counts,
+            counts.sums,
+            counts.squares,
+            counts.tallies,
+        )
+        del capsules
+
+
+def _exported(rows: Any) -> Any:
+    return rows.__arrow_c_array__()[1]
 
 
 def _countable(kind: pa.DataType, folded: Kind) -> bool:
@@ -159,12 +203,16 @@ def _reason(known: bool, kind: Kind) -> str:
     return "type_changed" if known else "no_reference"
 
 
+_NONE = np.empty(0)
+
+
 class Tally(NamedTuple):
     """One profile's share of some counts."""
 
     profile: Profile
     counts: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
+    squares: float  # of finite values about the centre
     missing: int
     out_of_range: int
     infinite: int
@@ -185,8 +233,18 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
         outside = int(tally[bins.BELOW] + tally[bins.ABOVE])
         infinite = int(tally[bins.INFINITE])
         found.append(
-            Tally(profile, counts.counts[row, :used], counts.sums[row, :used], missing, outside, infinite)
+            Tally(
+                profile,
+                counts.counts[row, :used],
+                counts.sums[row, :used],
+                float(counts.squares[row, 0]),
+                missing,
+                outside,
+                infinite,
+            )
         )
     for row, profile in enumerate(tables.categorical):
-        found.append(Tally(profile, counts.categories[row], np.empty(0), int(counts.missing[row]), 0, 0))
+        used = len(profile.counts)
+        missing = int(counts.missing[row])
+        found.append(Tally(profile, counts.categories[row, :used], _NONE, 0.0, missing, 0, 0))
     return found

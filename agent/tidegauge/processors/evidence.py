@@ -2,68 +2,62 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-from typing import NamedTuple
+import numpy as np
+import numpy.typing as npt
 
-from tidegauge.layout import Kind
-from tidegauge.processors.counts import Tally
-from tidegauge.stats import distances
+from tidegauge.config import Drift as Settings
+from tidegauge.processors.counts import Counts, Tables
+from tidegauge.stats import bins
+from tidegauge.stats.comparison import PSI, STATISTICS, Comparison, compare
+from tidegauge.stats.distances import false_discoveries
+from tidegauge.stats.nulls import TAIL
 
-PRIMARY = "psi"
+PRIMARY = STATISTICS[PSI]
 """The statistic that is a column's drift score: defined for numbers and categories alike."""
 
-NULL_QUANTILE = 0.95
+NULL_QUANTILE = 1 - TAIL
+
+FEW_ROWS, EMPTY_REFERENCE = "few_rows", "empty_reference"
+"""Why a column is not judged."""
 
 
-class Evidence(NamedTuple):
-    """What a window's rows say against the reference: statistics and p-values by statistic's name.
+class Evidence:
+    """What a window says against a reference, column by column in the order of `Tables.profiles`.
 
-    `null_quantile` is the score that stays unreached in 95 % of windows of this size without drift.
+    `values`, `p_values` and `null_quantiles` are float64[columns, STATISTICS], NaN where not defined.
+    A column is `judged` with `min_rows` values in the window and any in the reference; `drifted` where
+    its PSI is both significant, at a false discovery rate over the judged ones, and material.
     """
 
-    statistics: dict[str, float]
-    p_values: dict[str, float]
-    null_quantile: float
+    def __init__(self, tables: Tables, counts: Counts, settings: Settings) -> None:
+        numeric, categorical = tables.baselines
+        infinite = counts.tallies[:, bins.INFINITE].copy()
+        squares = counts.squares[:, 0].copy()
+        none = np.zeros(len(tables.categorical))
+        found = (
+            compare(numeric, counts.counts, counts.sums, squares, infinite, ordered=True),
+            compare(
+                categorical,
+                counts.categories,
+                np.zeros(counts.categories.shape),
+                none,
+                none.astype(np.int64),
+                ordered=False,
+            ),
+        )
+        self.values, self.p_values, self.null_quantiles = Comparison(
+            *(np.concatenate(parts) for parts in zip(*found, strict=True))
+        )
+        self.rows = np.concatenate([counts.counts.sum(axis=1), counts.categories.sum(axis=1)])
+        self.referenced = np.array([profile.rows > 0 for profile in tables.profiles], bool)
+        self.judged: npt.NDArray[np.bool_] = (self.rows >= settings.min_rows) & self.referenced
+        self.drifted = np.zeros(len(self.rows), bool)
+        p_values = self.p_values[self.judged, PSI]
+        rare = false_discoveries(p_values, settings.significance)
+        self.drifted[self.judged] = rare & (self.values[self.judged, PSI] >= settings.threshold)
 
-    @property
-    def score(self) -> float:
-        """The primary distance."""
-        return self.statistics[PRIMARY]
-
-
-def evidence(tally: Tally) -> Evidence:
-    """The statistics of one column; both sides must have rows."""
-    profile = tally.profile
-    n, m = profile.rows, tally.rows
-    reference, window = profile.counts, tally.counts
-    psi = float(distances.psi(reference, window))
-    js = float(distances.js(reference, window))
-    chi2, degrees = distances.chi_square(reference, window)
-    statistics = {"psi": psi, "js": js, "chi2": float(chi2)}
-    p_values = {
-        "psi": distances.divergence_p_value(psi, 1.0, n, m, degrees),
-        "js": distances.divergence_p_value(js * js, 0.125, n, m, degrees),
-        "chi2": float(distances.chi_square_p_value(chi2, float(degrees))),
-    }
-    if profile.kind is Kind.NUMERIC:
-        statistics["ks"] = float(distances.ks(reference, window))
-        distance = float(distances.wasserstein(reference, profile.sums, window, tally.sums))
-        # Infinite values have none that is finite, nor have those that span more than the doubles do.
-        if math.isfinite(distance) and not profile.infinite and not tally.infinite:
-            statistics["wasserstein"] = distance
-        p_values["ks"] = float(distances.ks_p_value(statistics["ks"], n, m))
-    return Evidence(statistics, p_values, (1.0 / n + 1.0 / m) * _chi_square_quantile(degrees))
-
-
-@lru_cache
-def _chi_square_quantile(degrees: int) -> float:
-    """The value that chi-square exceeds with probability 1 - NULL_QUANTILE, by bisection."""
-    low, high = 0.0, degrees + 10.0 * (2.0 * degrees) ** 0.5 + 10.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if distances.chi_square_p_value(middle, float(degrees)) > 1 - NULL_QUANTILE:
-            low = middle
-        else:
-            high = middle
-    return high if degrees else 0.0
+    def unjudged(self, column: int) -> str:
+        """Why a column is not judged; "" where it is."""
+        if self.judged[column]:
+            return ""
+        return FEW_ROWS if self.referenced[column] else EMPTY_REFERENCE

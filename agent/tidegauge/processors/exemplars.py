@@ -1,6 +1,6 @@
 """The latest span in each bucket of a series: where to look when a bucket fills up.
 
-A bucket is one of the classic view, with bounds 2**(k/2) for k = -26..10 (`explicit_counts`), as
+A bucket is one of the classic view, with bounds 2**(k/2) for k = -26..10 (`explicit_bounds`), as
 OpenMetrics attaches an exemplar to each of these. Kept are the ids as they came, 40 bytes a bucket and
 1520 a series; they become text when a point is made of them.
 """
@@ -14,7 +14,7 @@ from numba import njit, types
 
 from tidegauge.metric import Exemplar
 from tidegauge.stats.exponential import explicit_place
-from tidegauge.wire.protobuf import INLINE
+from tidegauge.stats.kernel import INLINE
 from tidegauge.wire.traces import SPAN
 
 FIRST, LAST = -26, 10

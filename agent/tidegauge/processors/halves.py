@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
-from tidegauge.wire.attributes import mix
-from tidegauge.wire.protobuf import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.keyed import mix
 from tidegauge.wire.traces import Mark
 
 SETS, WAYS = 512, 8

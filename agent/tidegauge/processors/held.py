@@ -10,7 +10,8 @@ import numpy.typing as npt
 from numba import carray, njit, types
 
 from tidegauge.batch import Spans
-from tidegauge.stats.keyed import ENTRIES_T, find, mix
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.keyed import ENTRIES_T, mix, slot_of
 from tidegauge.stats.pointers import as_pointer
 from tidegauge.wire.traces import MARK, SPAN, Mark
 
@@ -71,8 +72,6 @@ _UNIDENTIFIED, _UNTIMED = int(Outcome.UNIDENTIFIED), int(Outcome.UNTIMED)
 _COLD_START = int(Mark.COLD_START)
 _TOMBSTONE_ID = 0
 
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
-
 
 def addresses(batches: list[Spans]) -> npt.NDArray[np.void]:
     """Where the batches' columns and marks lie, for `admit`; the batches must outlive its use."""
@@ -88,7 +87,7 @@ def cursor() -> npt.NDArray[np.void]:
     return np.zeros(1, _CURSOR)
 
 
-@njit(types.uint64(types.uint64, types.uint64, types.uint64), **_KERNEL)
+@njit(types.uint64(types.uint64, types.uint64, types.uint64), **KERNEL)
 def trace_hash(high, low, seed):  # type: ignore[no-untyped-def]
     """Seeded, so that no sender can choose which traces are left out."""
     return mix(low ^ high * np.uint64(0x9E3779B97F4A7C15) ^ seed)
@@ -97,7 +96,7 @@ def trace_hash(high, low, seed):  # type: ignore[no-untyped-def]
 _CURSOR_T = numba.from_dtype(_CURSOR)
 
 
-@njit(types.boolean(numba.from_dtype(MARK)[::1], _CURSOR_T, types.int64), **_KERNEL)
+@njit(types.boolean(numba.from_dtype(MARK)[::1], _CURSOR_T, types.int64), **KERNEL)
 def _is_cold(marks, at, place):  # type: ignore[no-untyped-def]
     """Whether a mark says so of the span; the cursor moves on behind the span's marks."""
     is_cold = False
@@ -122,7 +121,7 @@ def _is_cold(marks, at, place):  # type: ignore[no-untyped-def]
         types.uint64,
         types.int64[::1],
     ),
-    **_KERNEL,
+    **KERNEL,
 )
 def _admit(spans, marks, at, held, count, table, labels, full, seed, threshold, tally):  # type: ignore[no-untyped-def]
     stopped, sampled, place = DONE, 0, at.span
@@ -136,7 +135,7 @@ def _admit(spans, marks, at, held, count, table, labels, full, seed, threshold, 
         elif span.start_ns == 0:
             tally[_UNTIMED] += 1
         else:
-            label = table[find(table, span.key)].series
+            label = table[slot_of(table, span.key)].series
             if (label < 0 and not full) or count == held.size:
                 stopped = FULL if count == held.size else UNKNOWN
                 break
@@ -197,7 +196,7 @@ def admit(batches, cursors, held, count, table, labels, full, seed, threshold, t
     return DONE, count
 
 
-@njit(types.int64(HELD_T, types.int64), **_KERNEL)
+@njit(types.int64(HELD_T, types.int64), **KERNEL)
 def compact(held, count):  # type: ignore[no-untyped-def]
     """Close the gaps that discarded spans have left; the new count."""
     kept = 0
@@ -210,7 +209,7 @@ def compact(held, count):  # type: ignore[no-untyped-def]
     return kept
 
 
-@njit(types.int64(HELD_T, types.int64, types.uint64, types.int64[::1]), **_KERNEL)
+@njit(types.int64(HELD_T, types.int64, types.uint64, types.int64[::1]), **KERNEL)
 def sample(held, count, threshold, tally):  # type: ignore[no-untyped-def]
     """Leave out the traces whose hash is above `threshold`; the new count."""
     for place in range(count):
@@ -221,7 +220,7 @@ def sample(held, count, threshold, tally):  # type: ignore[no-untyped-def]
     return compact(held, count)
 
 
-@njit(types.uintp(HELD_T, types.int32[::1], types.uint64, types.uint64), **_KERNEL)
+@njit(types.uintp(HELD_T, types.int32[::1], types.uint64, types.uint64), **KERNEL)
 def _trace_slot(held, table, mask, trace):  # type: ignore[no-untyped-def]
     slot = np.uintp(trace & mask)
     while table[slot] >= 0 and held[table[slot]].trace != trace:
@@ -231,7 +230,7 @@ def _trace_slot(held, table, mask, trace):  # type: ignore[no-untyped-def]
 
 @njit(
     types.int64(HELD_T, types.int64, types.int64, types.int32[::1], types.int32[::1], types.int64[::1]),
-    **_KERNEL,
+    **KERNEL,
 )
 def give_up_large(held, count, limit, table, sizes, tally):  # type: ignore[no-untyped-def]
     """Leave out traces of more than `limit` spans, a tombstone in place of each; the new count.

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     ExponentialHistogramDataPoint,
@@ -26,7 +25,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes
-from tidegauge.wire.metrics import Data
+from tidegauge.wire.metrics import PointKind
 from tidegauge.wire.points import gather
 
 T = TypeVar("T")
@@ -42,14 +41,14 @@ _MOST_ATTRIBUTE_BYTES = 2 * _MOST_TEXT_BYTES  # of a point: what has more is too
 _SCHEMA_URL = 0x1A
 _SUBMESSAGE = 0x0A
 _POINTS: Mapping[
-    Data,
+    PointKind,
     tuple[type[NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint], int],
 ] = {
-    Data.GAUGE: (NumberDataPoint, 0x3A),
-    Data.SUM: (NumberDataPoint, 0x3A),
-    Data.HISTOGRAM: (HistogramDataPoint, 0x4A),
-    Data.EXPONENTIAL_HISTOGRAM: (ExponentialHistogramDataPoint, 0x0A),
-    Data.SUMMARY: (SummaryDataPoint, 0x3A),
+    PointKind.GAUGE: (NumberDataPoint, 0x3A),
+    PointKind.SUM: (NumberDataPoint, 0x3A),
+    PointKind.HISTOGRAM: (HistogramDataPoint, 0x4A),
+    PointKind.EXPONENTIAL_HISTOGRAM: (ExponentialHistogramDataPoint, 0x0A),
+    PointKind.SUMMARY: (SummaryDataPoint, 0x3A),
 }
 """The message of a point, and the tag of its attributes."""
 
@@ -73,7 +72,7 @@ class Places:
         self._scopes: dict[int, Attributes | ValueError] = {}
 
     def target(self, point: np.void) -> Target:
-        """The target that a POINT is of. Raises ValueError where its resource is malformed or too large."""
+        """The target that a POINT is of. Raises ValueError where its resource is too large."""
         offset = int(point["resource_offset"])
         if offset not in self._targets:
             try:
@@ -86,19 +85,16 @@ class Places:
     def labels(self, point: np.void) -> Attributes:
         """All labels of a POINT, its own first; the overflow's where they are too many to be read.
 
-        Raises ValueError where any of them is malformed.
+        Raises ValueError where its resource or scope is too large.
         """
-        message, tag = _POINTS[Data(int(point["data"]))]
+        message, tag = _POINTS[PointKind(int(point["kind"]))]
         place = int(point["offset"]), int(point["length"])
         try:
             # Not all of the point: a million exemplars, as objects, would stop all threads for seconds.
             raw = gather(self._raw, *place, 5, tag, _MOST_ATTRIBUTE_BYTES, framed=True)
         except ValueError:
             return OVERFLOW
-        try:
-            decoded = message.FromString(raw)
-        except DecodeError as error:
-            raise ValueError(f"a data point is malformed: {error}") from error
+        decoded = message.FromString(raw)
         target = self.target(point).labels
         # As Prometheus renames a label of a target that clashes with its own.
         taken = {key for key, _ in target}
@@ -130,10 +126,7 @@ def is_too_large(labels: Attributes) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _target(raw: bytes) -> Target:
-    try:
-        attributes = dict(_texts(Resource.FromString(raw).attributes))
-    except DecodeError as error:
-        raise ValueError(f"a resource is malformed: {error}") from error
+    attributes = dict(_texts(Resource.FromString(raw).attributes))
     namespace, name = attributes.pop("service.namespace", ""), attributes.pop("service.name", "")
     job = f"{namespace}/{name}" if namespace and name else name
     instance = attributes.pop("service.instance.id", "")
@@ -149,10 +142,7 @@ def _target(raw: bytes) -> Target:
 
 @functools.lru_cache(maxsize=256)
 def _scope(raw: bytes, url: bytes) -> Attributes:
-    try:
-        scope = InstrumentationScope.FromString(raw)
-    except DecodeError as error:
-        raise ValueError(f"a scope is malformed: {error}") from error
+    scope = InstrumentationScope.FromString(raw)
     named = (("name", scope.name), ("version", scope.version), ("schema_url", url.decode()))
     own = {
         key: text for key, text in _texts(scope.attributes) if key not in ("name", "version", "schema_url")

@@ -15,14 +15,12 @@ from tidegauge.metric import Kind, Metric, Number
 from tidegauge.processors.exemplars import EXEMPLARS_T, Exemplars, note
 from tidegauge.processors.histograms import CHANGED, Histograms
 from tidegauge.processors.joined import Joined, join
-from tidegauge.processors.requests import is_request, owner
-from tidegauge.processors.span_series import ENTRIES_T, OVERFLOW_SERIES, SeriesTable, find
+from tidegauge.processors.requests import is_request
+from tidegauge.processors.series_table import OVERFLOW_SERIES, SeriesTable, find
 from tidegauge.stats.exponential import HISTOGRAM_T, add
-from tidegauge.wire.protobuf import KERNEL
-from tidegauge.wire.traces import SPAN, operation
-
-_KEYS_PER_SERIES = 4
-"""Room for spellings of one identity and for keys that overflow."""
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.keyed import ENTRIES_T
+from tidegauge.wire.traces import SPAN, identity, operation
 
 
 class Latency:
@@ -40,7 +38,7 @@ class Latency:
         self._every_span = settings.spans == "all"
         self._with_exemplars = settings.exemplars
         self._start_ns = time.time_ns() if start_ns is None else start_ns
-        self._table = SeriesTable(settings.max_series, _KEYS_PER_SERIES * settings.max_series)
+        self._table = SeriesTable(settings.max_series)
         self._histograms = Histograms()
         self._exemplars = Exemplars()
         self._reserve(min(16, settings.max_series + 1))
@@ -100,7 +98,7 @@ class Latency:
 
     def _register(self, raw: bytes, span: np.void) -> None:
         status = "error" if span["status"] else "ok"
-        series = owner(raw, span).attributes(operation=operation(raw, span), status=status)
+        series = identity(raw, span).attributes(operation=operation(raw, span), status=status)
         self._table.register(span["key"], series)
         if len(self._table.attributes) > len(self._histograms.rows):
             self._reserve(min(2 * len(self._histograms.rows), self._table.max_series + 1))

@@ -11,9 +11,10 @@ from numba import njit, types
 from tidegauge.processors.halves import COMPUTE, HALF_T, LOST_T, MODEL, TIMES, join
 from tidegauge.processors.histograms import CHANGED
 from tidegauge.processors.requests import TRITON, is_request
-from tidegauge.processors.span_series import ENTRIES_T, OVERFLOW_SERIES, find
+from tidegauge.processors.series_table import OVERFLOW_SERIES, find
 from tidegauge.stats.exponential import HISTOGRAM_T, add
-from tidegauge.wire.protobuf import KERNEL
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.keyed import ENTRIES_T
 from tidegauge.wire.traces import MARK, SPAN, Mark
 
 

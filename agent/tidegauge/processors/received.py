@@ -19,14 +19,12 @@ from tidegauge.processors.distributions import Scratch
 from tidegauge.processors.labelling import Places, Target, is_too_large
 from tidegauge.processors.readout import make_exemplars, read_point
 from tidegauge.processors.series import TAKEN_BY_OVERFLOW, Reason, Store, refusal
-from tidegauge.wire.metrics import POINT, Data, move
+from tidegauge.processors.series_table import KEYS_PER_SERIES
+from tidegauge.wire.metrics import POINT, PointKind, move
 from tidegauge.wire.points import EXEMPLAR, read_exemplars
 from tidegauge.wire.protobuf import view
 
 log = logging.getLogger(__name__)
-
-_KEYS_PER_SERIES = 4
-"""Room for spellings of one series (attributes in another order) and for keys that overflow."""
 
 _JOINED_BYTES = 2**20
 _EXEMPLARS_AT_ONCE = 64
@@ -58,7 +56,7 @@ class Received:
 
     def __init__(self, settings: config.ReceivedMetrics, start_ns: int | None = None) -> None:
         self._settings = settings
-        self._max_keys = _KEYS_PER_SERIES * settings.max_series
+        self._max_keys = KEYS_PER_SERIES * settings.max_series
         self._stale_after_ns = round(settings.stale_after * _NANOSECONDS)
         self._start_ns = time.time_ns() if start_ns is None else start_ns
         self._now_ns = self._swept_ns = self._since_ns = self._start_ns
@@ -100,7 +98,8 @@ class Received:
             )
             for family in self._families.values()
         ]
-        return (*(metric for metric in received if metric.points), *self._target_info(), *self._own())
+        # First, so that no sender's own metric takes its name.
+        return (*self._target_info(), *(metric for metric in received if metric.points), *self._own())
 
     def _fold(self, raw: bytes, columns: npt.NDArray[np.void], tally: npt.NDArray[np.int64]) -> None:
         places, buf = Places(raw), view(raw)
@@ -124,7 +123,7 @@ class Received:
         row = self._store.row_of(point["key"])
         if row < 0:
             row = self._store.row_of(point["family"])
-        if point["data"] == Data.EXPONENTIAL_HISTOGRAM:
+        if point["kind"] == PointKind.EXPONENTIAL_HISTOGRAM:
             self._store.give_exponential(row)
         else:
             self._store.give_cells(row, cells)
@@ -147,6 +146,8 @@ class Received:
         key = int(point["family"])
         if key not in self._known:
             name, unit, description = (_text(raw, point, part) for part in ("name", "unit", "description"))
+            if point["kind"] == PointKind.SUM and not point["is_monotonic"] and unit == "1":
+                unit = ""  # a number of things: only of a gauge proper does the Collector make a ratio
             self._known[key] = self._find_family(name, _kind(point), unit, description)
         return self._known[key]
 
@@ -285,14 +286,14 @@ def _text(raw: bytes, point: np.void, part: str) -> str:
 
 
 def _kind(point: np.void) -> Kind:
-    match point["data"]:
-        case Data.SUM:
+    match point["kind"]:
+        case PointKind.SUM:
             return Kind.COUNTER if point["is_monotonic"] else Kind.GAUGE
-        case Data.HISTOGRAM:
+        case PointKind.HISTOGRAM:
             return Kind.HISTOGRAM
-        case Data.EXPONENTIAL_HISTOGRAM:
+        case PointKind.EXPONENTIAL_HISTOGRAM:
             return Kind.EXPONENTIAL_HISTOGRAM
-        case Data.SUMMARY:
+        case PointKind.SUMMARY:
             return Kind.SUMMARY
         case _:
             return Kind.GAUGE

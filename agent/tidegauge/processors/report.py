@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,11 @@ from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Number, Point
 from tidegauge.metric import Kind as MetricKind
+from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.counts import Tally
-from tidegauge.processors.evidence import NULL_QUANTILE, PRIMARY, Evidence
+from tidegauge.processors.evidence import EMPTY_REFERENCE, FEW_ROWS, NULL_QUANTILE, Evidence
+from tidegauge.profile import Profile
+from tidegauge.stats.comparison import PSI, STATISTICS
 
 Points = dict[str, list[Point]]
 """Points by metric name."""
@@ -24,11 +28,24 @@ def family(role: Role) -> tuple[str, str]:
     return ("feature", "feature") if role is Role.FEATURE else ("prediction", "output")
 
 
-def describe(identity: Identity, column: Tally, points: Points) -> None:
+class Labels:
+    """The attributes of one column's points, made once: making them costs more than the points do."""
+
+    def __init__(self, identity: Identity, profile: Profile, window: str = "") -> None:
+        self.prefix, key = family(profile.role)
+        column = self.column = identity.attributes(**{key: profile.name, "window": window})
+        self.statistics = tuple((*column, ("statistic", name)) for name in STATISTICS)
+        quantile = ("probability", str(NULL_QUANTILE))
+        self.quantiles = tuple((*statistic, quantile) for statistic in self.statistics)
+        self.reasons = {reason: (*column, ("reason", reason)) for reason in (FEW_ROWS, EMPTY_REFERENCE)}
+        # Counts are told of `drift.window` only.
+        bins = () if window else (*profile.bin_labels(), "__missing__")
+        self.bins = tuple((*column, ("bin", label)) for label in bins)
+
+
+def describe(labels: Labels, column: Tally, points: Points) -> None:
     """Points that need no reference to be large enough: rows, shares and counts."""
-    profile = column.profile
-    prefix, key = family(profile.role)
-    where = identity.attributes(**{key: profile.name})
+    profile, prefix, where = column.profile, labels.prefix, labels.column
     present, rows = column.rows, column.rows + column.missing
     points[f"{prefix}.window.rows"].append(Number(where, float(rows)))
     if rows:
@@ -41,28 +58,44 @@ def describe(identity: Identity, column: Tally, points: Points) -> None:
             mean = profile.center + _sum(column.sums) / (present - column.infinite)
             if math.isfinite(mean):
                 points["prediction.mean"].append(Number(where, mean))
-    for label, count in zip(
-        (*profile.bin_labels(), "__missing__"), (*column.counts.tolist(), column.missing), strict=True
-    ):
-        points[f"{prefix}.window.count"].append(
-            Number(identity.attributes(**{key: profile.name, "bin": label}), float(count))
-        )
+    counts = (*column.counts.tolist(), column.missing)
+    points[f"{prefix}.window.count"].extend(map(Number, labels.bins, map(float, counts)))
 
 
-def report(identity: Identity, column: Tally, its: Evidence, drifted: bool, points: Points) -> None:
-    """Points of a column that is judged: statistics, p-values and the verdict."""
-    prefix, key = family(column.profile.role)
-    where = {key: column.profile.name}
-    points[f"{prefix}.drift.score"].append(Number(identity.attributes(**where), its.score))
-    points[f"{prefix}.drifted"].append(Number(identity.attributes(**where), float(drifted)))
-    quantile = identity.attributes(**where, statistic=PRIMARY, probability=str(NULL_QUANTILE))
-    points[f"{prefix}.drift.null_quantile"].append(Number(quantile, its.null_quantile))
-    for name, value in its.statistics.items():
-        points[f"{prefix}.drift.statistic"].append(
-            Number(identity.attributes(**where, statistic=name), value)
-        )
-    for name, value in its.p_values.items():
-        points[f"{prefix}.drift.p_value"].append(Number(identity.attributes(**where, statistic=name), value))
+def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
+    """Points of all columns of a window: statistics, p-values and the verdict, or why there is none."""
+    table = zip(
+        labels,
+        its.drifted.tolist(),
+        its.values.tolist(),
+        its.p_values.tolist(),
+        its.null_quantiles.tolist(),
+        strict=True,
+    )
+    for place, (names, drifted, values, p_values, quantiles) in enumerate(table):
+        prefix = names.prefix
+        if reason := its.unjudged(place):
+            points[f"{prefix}.drift.unjudged"].append(Number(names.reasons[reason], 1.0))
+            continue
+        points[f"{prefix}.drift.score"].append(Number(names.column, values[PSI]))
+        points[f"{prefix}.drifted"].append(Number(names.column, float(drifted)))
+        for metric, keys, found in (
+            ("statistic", names.statistics, values),
+            ("p_value", names.statistics, p_values),
+            ("null_quantile", names.quantiles, quantiles),
+        ):
+            points[f"{prefix}.drift.{metric}"].extend(
+                Number(key, value) for key, value in zip(keys, found, strict=True) if math.isfinite(value)
+            )
+
+
+def alarm(labels: Sequence[Labels], alarms: Alarms, identity: Identity, points: Points) -> None:
+    """Points of the detectors: which columns are in alarm, and how near the others are."""
+    alarming, shares = alarms.alarming.tolist(), alarms.shares.tolist()
+    for names, is_alarm, share in zip(labels, alarming, shares, strict=True):
+        points[f"{names.prefix}.drift.alarm"].append(Number(names.column, float(is_alarm)))
+        points[f"{names.prefix}.drift.evidence"].append(Number(names.column, share))
+    points["model.drift.alarm"].append(Number(identity.attributes(), float(any(alarming))))
 
 
 def lifetime(identity: Identity, column: Tally) -> Histogram:
@@ -105,6 +138,15 @@ def _about(prefix: str, what: str) -> dict[str, About]:
             "{verdict}",
             "1 where the drift is significant and material; absent where it is not judged.",
         ),
+        f"{prefix}.drift.unjudged": About(
+            gauge, "{column}", f"1 for a {what} whose drift is not judged, with the reason."
+        ),
+        f"{prefix}.drift.alarm": About(
+            gauge, "{verdict}", "1 while the evidence of drift over time is worth a page."
+        ),
+        f"{prefix}.drift.evidence": About(
+            gauge, "1", "Evidence of drift over time, as a share of what makes an alarm (logarithms)."
+        ),
         f"{prefix}.window.rows": About(
             gauge, "{row}", f"Rows of the {what} in the window, missing ones too."
         ),
@@ -122,6 +164,7 @@ def _about(prefix: str, what: str) -> dict[str, About]:
 METRICS: dict[str, About] = {
     **_about("feature", "feature"),
     **_about("prediction", "output"),
+    "model.drift.alarm": About(MetricKind.GAUGE, "{verdict}", "1 while any column of the model is in alarm."),
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import numba
-import numpy as np
 from numba import njit, types
 
-from tidegauge.identity import UNKNOWN_MODEL, Identity
-from tidegauge.wire.protobuf import INLINE
-from tidegauge.wire.traces import SCOPES_KNOWN, SPAN, identity
+from tidegauge.stats.kernel import INLINE
+from tidegauge.wire.traces import SCOPES_KNOWN, SPAN
 
 TRITON = SCOPES_KNOWN.index("triton-server")
 
-_SERVER, _CONSUMER = 2, 5
+_SERVER, _CLIENT, _PRODUCER, _CONSUMER = 2, 3, 4, 5
+
+
+@njit(types.boolean(types.int32), **INLINE)
+def serves(kind):  # type: ignore[no-untyped-def]
+    """Whether a span of that kind answers somebody."""
+    return kind in (_SERVER, _CONSUMER)
 
 
 @njit(types.boolean(numba.from_dtype(SPAN)), **INLINE)
 def is_request(span):  # type: ignore[no-untyped-def]
     """Whether a span (of SPAN) is a request.
 
-    It is where its kind is server or consumer, where it is a root, and where it names a model itself.
-    That leaves out a framework's inner spans, such as ASGI's "http send". Triton writes three server
-    spans for a request, of which the one that names the model counts: "InferRequest" and "compute" do
-    not. A request to an ensemble counts once for the ensemble and once for each model in it.
+    It is where its kind is server or consumer, where it names a model itself, and where it is a root, but
+    for calls to elsewhere: who polls a queue or a database makes thousands without a parent. That leaves
+    out a framework's inner spans, such as ASGI's "http send". Triton writes three server spans for a
+    request, of which the one that names the model counts: "InferRequest" and "compute" do not. A request
+    to an ensemble counts once for the ensemble and once for each model in it.
     """
     if span.scope == TRITON:
         return span.has_model
-    return span.has_model or span.is_root or span.kind in (_SERVER, _CONSUMER)
-
-
-def owner(raw: bytes, span: np.void) -> Identity:
-    """Whose request a span is, `raw` being the OTLP request that holds it; never without a model."""
-    who = identity(raw, span)
-    return who if who.model else who._replace(model=UNKNOWN_MODEL)
+    if span.has_model or serves(span.kind):
+        return True
+    return span.is_root and span.kind not in (_CLIENT, _PRODUCER)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tidegauge import config
 from tidegauge.batch import Batch, Spans
-from tidegauge.identity import OVERFLOW, UNKNOWN_MODEL, Identity
+from tidegauge.identity import OVERFLOW, Identity
 from tidegauge.metric import Attributes, Kind, Metric, Number, attributes
 from tidegauge.processors import breakdown, trees
 from tidegauge.processors.held import (
@@ -27,13 +27,11 @@ from tidegauge.processors.held import (
     give_up_large,
     sample,
 )
+from tidegauge.processors.series_table import KEYS_PER_SERIES
 from tidegauge.stats.keyed import doubled, free, insert
 from tidegauge.wire.traces import identity, operation
 
 _EVERY_TRACE = 2**64 - 1
-_KEYS_PER_SERIES = 4
-"""Room for the keys of spans: those of one name differ in status, and in spellings of one identity."""
-
 _LARGEST_SHARE = 8
 """A trace of more than this part of the spans held would starve the others: it is given up."""
 
@@ -81,7 +79,7 @@ class Stages:
         self._count = 0
         self._tally = np.zeros(len(Outcome), np.int64)
 
-        self._max_keys = _KEYS_PER_SERIES * settings.max_series
+        self._max_keys = KEYS_PER_SERIES * settings.max_series
         self._keys = 0
         self._table = free(64)
         self._labels = np.zeros(64, LABEL)
@@ -202,7 +200,6 @@ class Stages:
         if self._keys == len(self._labels):
             self._labels = np.concatenate([self._labels, np.zeros_like(self._labels)])
         name, who = operation(raw, span), identity(raw, span)
-        who = who._replace(model=who.model or UNKNOWN_MODEL)
         label = (_intern(self._known, self._names, name), _intern(self._known, self._identities, who))
         self._labels[self._keys] = (*label, name in self._cold_names)
         insert(self._table, span["key"], self._keys)

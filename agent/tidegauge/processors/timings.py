@@ -15,11 +15,8 @@ from tidegauge.processors.halves import COMPUTE, MODEL, Halves
 from tidegauge.processors.histograms import Histograms
 from tidegauge.processors.joined import Joined, join
 from tidegauge.processors.quantities import QUANTITIES, TOLD, Quantity, fold
-from tidegauge.processors.requests import owner
-from tidegauge.processors.span_series import SeriesTable
-
-_KEYS_PER_SERIES = 4
-"""Keys are hashes of a span's name and status too, so as many of them are met as by latency."""
+from tidegauge.processors.series_table import KEYS_PER_SERIES, SeriesTable
+from tidegauge.wire.traces import identity
 
 _PHASES = {
     Quantity.QUEUE: "queue",
@@ -45,7 +42,7 @@ class Timings:
         self._every_span = settings.spans == "all"
         self._start_ns = time.time_ns() if start_ns is None else start_ns
         identities = max(settings.max_series // QUANTITIES, 1)
-        self._table = SeriesTable(identities, _KEYS_PER_SERIES * settings.max_series)
+        self._table = SeriesTable(identities, KEYS_PER_SERIES * settings.max_series)  # keys as latency has
         self._histograms = Histograms()
         self._histograms.reserve(2 * QUANTITIES)
         self._halves = Halves(self._start_ns)
@@ -151,7 +148,7 @@ class Timings:
             self._register(joined.raw(place), joined.spans[place])
 
     def _register(self, raw: bytes, span: np.void) -> None:
-        self._table.register(span["key"], owner(raw, span).attributes())
+        self._table.register(span["key"], identity(raw, span).attributes())
         if QUANTITIES * len(self._table.attributes) > len(self._histograms.rows):
             most = QUANTITIES * (self._table.max_series + 1)
             self._histograms.reserve(min(2 * len(self._histograms.rows), most))

@@ -12,6 +12,8 @@ import numpy as np
 from numba import njit, types
 
 from tidegauge.processors.held import DISCARDED, HELD_T, Outcome
+from tidegauge.processors.requests import serves
+from tidegauge.stats.kernel import KERNEL
 from tidegauge.stats.keyed import mix
 
 NODE = np.dtype(
@@ -31,7 +33,6 @@ NODE = np.dtype(
 NODES_T = numba.from_dtype(NODE)[::1]
 
 _NONE, _UNKNOWN, _ON_PATH = -1, -2, -3
-_SERVER, _CONSUMER = 2, 5
 _WAITING, _ANALYSED = int(Outcome.WAITING), int(Outcome.ANALYSED)
 _SAMPLED, _DUPLICATE, _ORPHANED = int(Outcome.SAMPLED), int(Outcome.DUPLICATE), int(Outcome.ORPHANED)
 _TOO_LARGE, _TOO_LONG = int(Outcome.TOO_LARGE), int(Outcome.TOO_LONG)
@@ -50,11 +51,10 @@ LIMITS = np.dtype(
 """What decides when a request is resolved."""
 
 _LIMITS_T = numba.from_dtype(LIMITS)
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
 _PLACES_T = types.int32[::1]
 
 
-@njit(types.int64(HELD_T, _PLACES_T, types.uint64, types.uint64), **_KERNEL)
+@njit(types.int64(HELD_T, _PLACES_T, types.uint64, types.uint64), **KERNEL)
 def _slot(held, table, trace, span_id):  # type: ignore[no-untyped-def]
     """The slot of a span, or the free one where it belongs."""
     mask = np.uint64(table.size - 1)
@@ -67,12 +67,7 @@ def _slot(held, table, trace, span_id):  # type: ignore[no-untyped-def]
     return np.int64(slot)
 
 
-@njit(types.boolean(types.int32), **_KERNEL)
-def _serves(kind):  # type: ignore[no-untyped-def]
-    return kind in (_SERVER, _CONSUMER)
-
-
-@njit(types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, types.int64), **_KERNEL)
+@njit(types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, types.int64), **KERNEL)
 def _enter(held, count, table, nodes, now_ns):  # type: ignore[no-untyped-def]
     """Put the spans into the table, duplicates apart, and stamp those that are new. Tombstones among them."""
     table[:] = -1
@@ -93,7 +88,7 @@ def _enter(held, count, table, nodes, now_ns):  # type: ignore[no-untyped-def]
     return tombstones
 
 
-@njit(types.void(HELD_T, types.int64, _PLACES_T, NODES_T, _LIMITS_T), **_KERNEL)
+@njit(types.void(HELD_T, types.int64, _PLACES_T, NODES_T, _LIMITS_T), **KERNEL)
 def _adopt(held, count, table, nodes, limits):  # type: ignore[no-untyped-def]
     """Find each span's parent, and which spans start a request."""
     for place in range(count):
@@ -102,7 +97,7 @@ def _adopt(held, count, table, nodes, limits):  # type: ignore[no-untyped-def]
         node.request = _UNKNOWN
         if row.parent_id != 0:
             node.parent = table[_slot(held, table, row.trace, row.parent_id)]
-        if row.is_root or (_serves(row.kind) and not (node.parent >= 0 and _serves(held[node.parent].kind))):
+        if row.is_root or (serves(row.kind) and not (node.parent >= 0 and serves(held[node.parent].kind))):
             node.request = place
         elif node.parent < 0 and row.has_model and row.arrived_ns + limits.give_up_ns <= limits.now_ns:
             # A call of a model whose caller is traced elsewhere.
@@ -111,7 +106,7 @@ def _adopt(held, count, table, nodes, limits):  # type: ignore[no-untyped-def]
             node.request = _NONE
 
 
-@njit(types.void(types.int64, NODES_T), **_KERNEL)
+@njit(types.void(types.int64, NODES_T), **KERNEL)
 def _join(count, nodes):  # type: ignore[no-untyped-def]
     """Give every span the request of its nearest ancestor that starts one; none on a circle of parents."""
     for place in range(count):
@@ -126,7 +121,7 @@ def _join(count, nodes):  # type: ignore[no-untyped-def]
             at = nodes[at].parent
 
 
-@njit(types.int64(HELD_T, _PLACES_T, types.int64, types.int64, _LIMITS_T), **_KERNEL)
+@njit(types.int64(HELD_T, _PLACES_T, types.int64, types.int64, _LIMITS_T), **KERNEL)
 def _verdict(held, table, place, tombstones, limits):  # type: ignore[no-untyped-def]
     """What becomes of the request that the span at `place` starts."""
     row = held[place]
@@ -141,7 +136,7 @@ def _verdict(held, table, place, tombstones, limits):  # type: ignore[no-untyped
     return _ANALYSED
 
 
-@njit(types.int64(HELD_T, types.int64, NODES_T, _LIMITS_T, types.int64[::1]), **_KERNEL)
+@njit(types.int64(HELD_T, types.int64, NODES_T, _LIMITS_T, types.int64[::1]), **KERNEL)
 def _part(held, count, nodes, limits, tally):  # type: ignore[no-untyped-def]
     """Mark the spans that leave, and count those to be resolved."""
     chosen = 0
@@ -167,7 +162,7 @@ def _part(held, count, nodes, limits, tally):  # type: ignore[no-untyped-def]
     return chosen
 
 
-@njit(types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, _LIMITS_T, types.int64[::1], _PLACES_T), **_KERNEL)
+@njit(types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, _LIMITS_T, types.int64[::1], _PLACES_T), **KERNEL)
 def link(held, count, table, nodes, limits, tally, members):  # type: ignore[no-untyped-def]
     """Join the held spans into requests and decide what becomes of each: how many are to be resolved.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,6 +15,8 @@ from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
 from tidegauge.layout import Layout, Role
 from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
+from tidegauge.processors.panes import Panes, PaneState
+from tidegauge.units import Duration
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
@@ -22,8 +24,18 @@ _FARTHEST_S = 9.2e9
 """Unix seconds that still fit int64 nanoseconds (year 2261)."""
 
 
+class WindowState(NamedTuple):
+    """A window as it was at one moment: its panes, the watermark and when it was set (Unix nanoseconds),
+    and the first pane that `Window.closed` has not given."""
+
+    panes: PaneState
+    watermark_ns: int | None
+    arrived_ns: int
+    next_pane: int | None
+
+
 class Window:
-    """The rows of one identity over the last `drift.window`, as counts.
+    """The rows of one identity over `drift.window`, and over the other windows, as counts.
 
     Rows belong to the pane of their event time. The watermark is the latest event time met; rows
     more than `drift.allowed_lateness` behind it are late and left out, and so are rows more than
@@ -33,95 +45,162 @@ class Window:
 
     def __init__(self, tables: Tables, settings: Settings) -> None:
         self.tables = tables
-        self._retired = Counts(tables)
+        self.lengths = lengths(settings)
+        self._primary = settings.window
         self.skipped: tuple[Skipped, ...] = ()
-        self._panes: dict[int, Counts] = {}
-        self._pane_ns = max(int(settings.window * 1e9) // settings.panes, 1)
-        self._most = settings.panes
+        self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
         self._arrived = 0
         self._plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()
         self._updates = 0
+        self._next: int | None = None  # the first pane that `closed` has not given
+        # What `settle` is to fold, of one plan and for one pane.
+        self._waiting: list[pa.RecordBatch] = []
+        self._where: tuple[Plan, Counts] | None = None
 
     def update(self, batch: Records) -> Mapping[str, int]:
-        """Fold a batch. Returns the rows left out, by reason: `late` or `future`."""
+        """Take a batch in. Returns the rows left out, by reason: `late` or `future`.
+
+        Its numbers wait, for as many batches as possible to be folded at once: until `settle`, or a batch
+        that goes elsewhere.
+        """
         plan = self._plans.get(batch.layout)
         if plan is None:
             plan = self._plans[batch.layout] = Plan(batch.layout, batch.rows.schema, self.tables)
         self.skipped = tuple(plan.skipped)
         self._updates += 1
-        times = event_times(batch)
-        timely = times <= batch.received_ns + self._future_ns
-        future = batch.items - int(timely.sum())
-        if not timely.any():
-            return {"future": future} if future else {}
-        newest = int(times.max(where=timely, initial=-(2**63)))
-        # Lateness is judged by what was known before: a batch's own rows may come in any order.
-        known = self._watermark
-        self._watermark = newest if known is None else max(newest, known)
-        self._arrived = batch.received_ns
-        first = self._first_pane(self._watermark)
-        self._retire(first)
-        timely &= times >= first * self._pane_ns
-        if known is not None:
-            timely &= times >= known - self._lateness_ns
-        self._fold(batch.rows, times, timely, plan)
-        late = batch.items - future - int(timely.sum())
+        if plan.timestamp is None:
+            return self._at_arrival(plan, batch)
+        rows, times = batch.rows, event_times(batch)
+        future = late = 0
+        latest = batch.received_ns + self._future_ns
+        if times.max() > latest:
+            rows, times = _only(rows, times, times <= latest)
+            future = batch.items - len(times)
+        if len(times):
+            least = self._advance(int(times.max()), batch.received_ns)
+            if times.min() < least:
+                rows, times = _only(rows, times, times >= least)
+                late = batch.items - future - len(times)
+        if len(times):
+            self._place(plan, rows, times)
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
 
-    def total(self, now_ns: int) -> Counts:
-        """The sum of the panes in the window at Unix time `now_ns`."""
+    def settle(self) -> None:
+        """Fold what waits."""
+        if self._where is not None:
+            (plan, pane), waiting = self._where, self._waiting
+            self._where, self._waiting = None, []
+            plan.fold(waiting, pane)
+
+    def _at_arrival(self, plan: Plan, batch: Records) -> Mapping[str, int]:
+        """Take in a batch without event times, all of whose rows have the same one."""
+        time = batch.received_ns
+        if time < self._advance(time, time):
+            return {"late": batch.items}
+        assert self._watermark is not None
+        pane = self._panes.place(time, time, self._watermark)
+        assert pane is not None
+        self._put(plan, batch.rows, pane)
+        return {}
+
+    def _advance(self, newest: int, arrived: int) -> int:
+        """Move the watermark on; the event time from which rows are not late."""
+        known = self._watermark
+        self._watermark = watermark = newest if known is None else max(newest, known)
+        self._arrived = arrived
+        if not self._panes.holds(watermark):
+            self.settle()
+            self._panes.retire(watermark)
+        oldest = self._panes.begin(len(self.lengths) - 1, watermark)
+        # Lateness is judged by what was known before: a batch's own rows may come in any order.
+        return oldest if known is None else max(oldest, known - self._lateness_ns)
+
+    def _place(self, plan: Plan, rows: pa.RecordBatch, times: npt.NDArray[np.int64]) -> None:
+        assert self._watermark is not None
+        pane = self._panes.place(int(times.min()), int(times.max()), self._watermark)
+        if pane is not None:
+            self._put(plan, rows, pane)
+            return
+        for pane, mine in self._panes.places(times, self._watermark):
+            self._put(plan, rows if mine is None else rows.filter(pa.array(mine)), pane)
+
+    def _put(self, plan: Plan, rows: pa.RecordBatch, pane: Counts) -> None:
+        if self._where != (plan, pane):
+            self.settle()
+            self._where = plan, pane
+        self._waiting.append(plan.prepare(rows, pane))
+
+    def total(self, now_ns: int, length: Duration | None = None) -> Counts:
+        """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
+        self.settle()
         # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
-        first = self._first_pane_now(now_ns)
-        total = Counts(self.tables)
-        for number, pane in self._panes.items():
-            if number >= first:
-                total += pane
-        return total
+        return self._panes.total(self._level(length), self._clock(now_ns))
+
+    def closed(self) -> Iterator[Counts]:
+        """The panes of `drift.window` that ended, and got their last rows, since the last call; not more
+        than the window has. Empty ones are passed over."""
+        if self._watermark is None:
+            return
+        level = self._level(None)
+        end = self._panes.number(level, self._watermark - self._lateness_ns)
+        begin = self._panes.number(level, self._panes.begin(level, self._watermark))
+        if self._next is not None:
+            begin = max(begin, self._next)
+        self._next = max(end, begin)
+        if begin < end:
+            self.settle()
+        for number in range(begin, end):
+            yield self._panes.pane(level, number)
 
     def lifetime(self) -> Counts:
         """The sum of every pane there ever was."""
-        total = Counts(self.tables)
-        for pane in (self._retired, *self._panes.values()):
-            total += pane
-        return total
+        self.settle()
+        return self._panes.lifetime()
+
+    def capture(self) -> WindowState:
+        """All of it; takes microseconds, and nothing is copied before it changes."""
+        self.settle()
+        return WindowState(self._panes.capture(), self._watermark, self._arrived, self._next)
+
+    def restore(self, state: WindowState, *, anew: bool) -> None:
+        """Go on from there. `anew`: `lifetime` begins with no rows.
+
+        Raises:
+            ValueError: where the windows have other panes.
+        """
+        self._panes.restore(state.panes, anew=anew)
+        _, self._watermark, self._arrived, self._next = state
+
+    @property
+    def updates(self) -> int:
+        """Batches met. Between two equal numbers nothing has changed."""
+        return self._updates
 
     def stamp(self, now_ns: int) -> tuple[int, int]:
-        """Differs from an earlier one if the total may."""
-        return self._updates, self._first_pane_now(now_ns)
+        """Differs from an earlier one if a total may."""
+        return self._updates, self._panes.begin(0, self._clock(now_ns))
 
-    def _fold(
-        self, rows: pa.RecordBatch, times: npt.NDArray[np.int64], timely: npt.NDArray[np.bool_], plan: Plan
-    ) -> None:
-        if not timely.all():
-            rows, times = rows.filter(pa.array(timely)), times[timely]
-        panes = times // self._pane_ns
-        if len(panes) and panes.min() == panes.max():
-            plan.fold(rows, self._pane(int(panes[0])))
-            return
-        for number in np.unique(panes).tolist():
-            plan.fold(rows.filter(pa.array(panes == number)), self._pane(number))
+    def _level(self, length: Duration | None) -> int:
+        return self.lengths.index(self._primary if length is None else length)
 
-    def _pane(self, number: int) -> Counts:
-        pane = self._panes.get(number)
-        if pane is None:
-            pane = self._panes[number] = Counts(self.tables)
-        return pane
+    def _clock(self, now_ns: int) -> int:
+        """The event time that it is: the watermark, and what has passed since it was set."""
+        return 0 if self._watermark is None else self._watermark + max(now_ns - self._arrived, 0)
 
-    def _first_pane(self, watermark: int) -> int:
-        return watermark // self._pane_ns - self._most + 1
 
-    def _first_pane_now(self, now_ns: int) -> int:
-        if self._watermark is None:
-            return 0
-        return self._first_pane(self._watermark + max(now_ns - self._arrived, 0))
+def lengths(settings: Settings) -> tuple[Duration, ...]:
+    """The lengths of all windows, ascending."""
+    return tuple(sorted({settings.window, *settings.other_windows}))
 
-    def _retire(self, first: int) -> None:
-        for number in [number for number in self._panes if number < first]:
-            self._retired += self._panes.pop(number)
+
+def _only(
+    rows: pa.RecordBatch, times: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
+) -> tuple[pa.RecordBatch, npt.NDArray[np.int64]]:
+    return rows.filter(pa.array(chosen)), times[chosen]
 
 
 def event_times(batch: Records) -> npt.NDArray[np.int64]:

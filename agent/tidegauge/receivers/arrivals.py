@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tidegauge import memory
 from tidegauge.config import GrpcReceiver
 from tidegauge.receivers.outcome import RefusedError, Verdict
 
@@ -19,10 +18,6 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 """How often memory is looked at while many messages are arriving; a look takes 20 us."""
-
-_STATM = Path("/proc/self/statm")
-_WATCHED = _STATM.exists()
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Arrivals:
@@ -99,7 +94,7 @@ class Arrivals:
         return raw
 
     async def __aenter__(self) -> Self:
-        if _WATCHED:
+        if memory.WATCHED:
             self._watcher = asyncio.create_task(self._watch(), name="arrivals")
         return self
 
@@ -147,8 +142,7 @@ class Arrivals:
 
     def _memory(self) -> int:
         """Bytes of anonymous memory that are not the queue's."""
-        _, resident, shared, *_ = map(int, _STATM.read_bytes().split())
-        return (resident - shared) * _PAGE - self._held()
+        return memory.anonymous_bytes() - self._held()
 
 
 def _trim() -> None:

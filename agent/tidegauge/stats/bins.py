@@ -136,8 +136,10 @@ def _fold_column(
     steps: Any,
     counts: Any,
     sums: Any,
+    squares: Any,
     tally: Any,
 ) -> None:
+    second = 0.0
     origin, scale, lowest, highest, center = place[0], place[1], place[2], place[3], place[4]
     for index in range(len(values)):
         if len(validity) > 0:
@@ -150,7 +152,9 @@ def _fold_column(
             # Within the reference's range, and so finite: the common case.
             found = _bin(value, edges, table, origin, scale, steps)
             counts[found] += 1
-            sums[found] += value - center
+            gap = value - center
+            sums[found] += gap
+            second += gap * gap
         elif value != value:
             tally[NAN] += 1
         else:
@@ -158,19 +162,23 @@ def _fold_column(
             found = _bin(value, edges, table, origin, scale, steps)
             counts[found] += 1
             if value - value == 0.0:
-                sums[found] += value - center
+                gap = value - center
+                sums[found] += gap
+                second += gap * gap
             else:
                 tally[INFINITE] += 1
+    squares[0] += second
 
 
 @numba.njit(
     types.void(
-        types.int64,
+        types.Array(types.int64, 1, "C", readonly=True),
         types.Array(types.int64, 2, "C", readonly=True),
         types.Array(types.float64, 2, "C", readonly=True),
         types.Array(types.uint16, 2, "C", readonly=True),
         types.Array(types.float64, 2, "C", readonly=True),
         types.int64[:, ::1],
+        types.float64[:, ::1],
         types.float64[:, ::1],
         types.int64[:, ::1],
     ),
@@ -178,13 +186,23 @@ def _fold_column(
     nogil=True,
 )
 def fold(
-    batch: Any, columns: Any, edges: Any, tables: Any, places: Any, counts: Any, sums: Any, tallies: Any
+    batches: Any,
+    columns: Any,
+    edges: Any,
+    tables: Any,
+    places: Any,
+    counts: Any,
+    sums: Any,
+    squares: Any,
+    tallies: Any,
 ) -> None:
-    """Fold the numeric columns of a record batch into counts and sums per bin, in one call.
+    """Fold the numeric columns of record batches of one schema into counts and sums per bin, in one call.
+
+    The sums are those of one call per batch, to the bit.
 
     Args:
-        batch: address of the batch's `ArrowArray` struct (Arrow C data interface), whose children
-            are the columns. The caller keeps it alive and has validated it.
+        batches: int64[n], the address of each batch's `ArrowArray` struct (Arrow C data interface), whose
+            children are the columns. The caller keeps them alive and has validated them.
         columns: int64[k, 4]: child's index, feature's row in the arrays below, value type's code,
             and the steps of the feature's grid.
         edges: float64[features, most], rows as a Grid has them, the rest infinite.
@@ -193,34 +211,38 @@ def fold(
             and the centre that sums are taken about.
         counts: int64[features, most bins], added to.
         sums: float64[features, most bins]: of finite values minus the centre, added to.
+        squares: float64[features, 1]: of the same, squared, added to.
         tallies: int64[features, TALLIES], added to.
     """
-    # struct ArrowArray: length, null_count, offset, n_buffers, n_children, buffers, children, ...
-    base = carray(as_pointer(batch), 7, np.int64)
-    children = carray(as_pointer(base[6]), base[4], np.int64)
+    # Column by column, so that a small batch finds the column's grid in the cache.
     for number in range(len(columns)):
         feature, code, steps = columns[number, 1], columns[number, 2], columns[number, 3]
-        array = carray(as_pointer(children[columns[number, 0]]), 7, np.int64)
-        length, nulls, offset = array[0], array[1], array[2]
-        buffers = carray(as_pointer(array[5]), 2, np.int64)
-        bits = 0 if nulls == 0 or buffers[0] == 0 else (offset + length + 7) >> 3
-        validity = carray(as_pointer(buffers[0]), bits, np.uint8)
         row, table, place = edges[feature], tables[feature], places[feature]
         count, total, tally = counts[feature], sums[feature], tallies[feature]
-        if length == 0:
-            continue
-        if code == FLOAT64:
-            doubles = carray(as_pointer(buffers[1] + 8 * offset), length, np.float64)
-            _fold_column(doubles, validity, offset, row, table, place, steps, count, total, tally)
-        elif code == FLOAT32:
-            floats = carray(as_pointer(buffers[1] + 4 * offset), length, np.float32)
-            _fold_column(floats, validity, offset, row, table, place, steps, count, total, tally)
-        elif code == INT64:
-            longs = carray(as_pointer(buffers[1] + 8 * offset), length, np.int64)
-            _fold_column(longs, validity, offset, row, table, place, steps, count, total, tally)
-        else:
-            ints = carray(as_pointer(buffers[1] + 4 * offset), length, np.int32)
-            _fold_column(ints, validity, offset, row, table, place, steps, count, total, tally)
+        square = squares[feature]
+        for which in range(len(batches)):
+            # struct ArrowArray: length, null_count, offset, n_buffers, n_children, buffers, children, ...
+            base = carray(as_pointer(batches[which]), 7, np.int64)
+            children = carray(as_pointer(base[6]), base[4], np.int64)
+            array = carray(as_pointer(children[columns[number, 0]]), 7, np.int64)
+            length, nulls, offset = array[0], array[1], array[2]
+            if length == 0:
+                continue
+            buffers = carray(as_pointer(array[5]), 2, np.int64)
+            bits = 0 if nulls == 0 or buffers[0] == 0 else (offset + length + 7) >> 3
+            validity = carray(as_pointer(buffers[0]), bits, np.uint8)
+            if code == FLOAT64:
+                doubles = carray(as_pointer(buffers[1] + 8 * offset), length, np.float64)
+                _fold_column(doubles, validity, offset, row, table, place, steps, count, total, square, tally)
+            elif code == FLOAT32:
+                floats = carray(as_pointer(buffers[1] + 4 * offset), length, np.float32)
+                _fold_column(floats, validity, offset, row, table, place, steps, count, total, square, tally)
+            elif code == INT64:
+                longs = carray(as_pointer(buffers[1] + 8 * offset), length, np.int64)
+                _fold_column(longs, validity, offset, row, table, place, steps, count, total, square, tally)
+            else:
+                ints = carray(as_pointer(buffers[1] + 4 * offset), length, np.int32)
+                _fold_column(ints, validity, offset, row, table, place, steps, count, total, square, tally)
 
 
 def quantile_edges(

@@ -14,7 +14,7 @@ rounding aside, wherever it is a normal double: 0.14 % at scale 8, 2.2 % at 4, 1
 guarantee (Masson, Rim, Lee 2019) with gamma = base.
 
 Durations in whole nanoseconds span 63 octaves, so 160 buckets hold them at scale 1 or finer, and buckets
-whose bounds are powers of sqrt(2) are exact views of them: `explicit_counts`.
+whose bounds are powers of sqrt(2) are exact views of them: `explicit_bounds`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba import njit, types
+
+from tidegauge.stats.kernel import KERNEL
 
 MAX_SCALE = 8
 MAX_BUCKETS = 160
@@ -65,7 +67,6 @@ _BOUNDARIES = np.array([_boundary(index, _PER_OCTAVE) - _HIDDEN for index in ran
 _CELLS = 2 * _PER_OCTAVE
 _FIRST = np.searchsorted(_BOUNDARIES, np.arange(_CELLS) << (52 - MAX_SCALE - 1), side="left") - 1
 
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
 HISTOGRAM_T = numba.from_dtype(HISTOGRAM)
 
 
@@ -78,7 +79,7 @@ def empty(series: int) -> npt.NDArray[np.void]:
     return histograms
 
 
-@njit(types.int64(types.float64), **_KERNEL)
+@njit(types.int64(types.float64), **KERNEL)
 def index(value):  # type: ignore[no-untyped-def]
     """The bucket of a positive, finite double at scale 8."""
     bits = np.float64(value).view(np.int64)
@@ -96,7 +97,7 @@ def index(value):  # type: ignore[no-untyped-def]
     return (exponent << MAX_SCALE) + bucket
 
 
-@njit(types.void(HISTOGRAM_T, types.int64), **_KERNEL)
+@njit(types.void(HISTOGRAM_T, types.int64), **KERNEL)
 def _coarsen(histogram, by):  # type: ignore[no-untyped-def]
     """Halve the resolution `by` times. Buckets only move down, so this works in place."""
     offset = histogram.offset >> by
@@ -110,7 +111,7 @@ def _coarsen(histogram, by):  # type: ignore[no-untyped-def]
     histogram.scale -= by
 
 
-@njit(types.void(HISTOGRAM_T, types.int64), **_KERNEL)
+@njit(types.void(HISTOGRAM_T, types.int64), **KERNEL)
 def _extend(histogram, bucket):  # type: ignore[no-untyped-def]
     """Let the counts reach down or up to `bucket`, which fits."""
     if histogram.buckets == 0:
@@ -126,7 +127,7 @@ def _extend(histogram, bucket):  # type: ignore[no-untyped-def]
     histogram.buckets = max(histogram.buckets, bucket - histogram.offset + 1)
 
 
-@njit(types.void(HISTOGRAM_T, types.int64, types.int64, types.int64), **_KERNEL)
+@njit(types.void(HISTOGRAM_T, types.int64, types.int64, types.int64), **KERNEL)
 def _count(histogram, scale, bucket, count):  # type: ignore[no-untyped-def]
     """Add `count` to a bucket of `scale`, coarsening whichever is finer, and both until all fits."""
     if scale < histogram.scale:
@@ -149,7 +150,7 @@ def _count(histogram, scale, bucket, count):  # type: ignore[no-untyped-def]
     histogram.counts[place] += count
 
 
-@njit(types.int64(HISTOGRAM_T, types.float64), **_KERNEL)
+@njit(types.int64(HISTOGRAM_T, types.float64), **KERNEL)
 def add(histogram, value):  # type: ignore[no-untyped-def]
     """Count a finite value >= 0 in one series. Returns its bucket at scale 8, or ZERO."""
     bucket = ZERO
@@ -164,9 +165,9 @@ def add(histogram, value):  # type: ignore[no-untyped-def]
     return bucket
 
 
-@njit(types.int64(types.int64, types.int64, types.int64), **_KERNEL)
+@njit(types.int64(types.int64, types.int64, types.int64), **KERNEL)
 def explicit_place(bucket, first, last):  # type: ignore[no-untyped-def]
-    """Where in `explicit_counts(first, last)` a bucket of scale 8, or ZERO, is counted."""
+    """Between which of `explicit_bounds(first, last)` a bucket of scale 8, or ZERO, lies: 0 is below all."""
     above = (bucket >> (MAX_SCALE - 1)) + 1
     return min(max(above - first, 0), last - first + 1)
 
@@ -177,7 +178,7 @@ def explicit_place(bucket, first, last):  # type: ignore[no-untyped-def]
         types.Array(types.int64, 1, "C", readonly=True),
         types.Array(types.float64, 1, "C", readonly=True),
     ),
-    **_KERNEL,
+    **KERNEL,
 )
 def fold(histograms, series, values):  # type: ignore[no-untyped-def]
     """Count `values[i]` in `histograms[series[i]]`. Returns how many were left out.
@@ -194,7 +195,7 @@ def fold(histograms, series, values):  # type: ignore[no-untyped-def]
     return left_out
 
 
-@njit(types.void(HISTOGRAM_T, HISTOGRAM_T), **_KERNEL)
+@njit(types.void(HISTOGRAM_T, HISTOGRAM_T), **KERNEL)
 def merge(histogram, other):  # type: ignore[no-untyped-def]
     """Add the values of one series to another: the counts become those of one that saw both."""
     for place in range(other.buckets):
@@ -235,24 +236,3 @@ def explicit_bounds(first: int = -26, last: int = 10) -> tuple[float, ...]:
     """The bounds 2**(k/2) for k = first..last, each the largest double that does not exceed it."""
     root = float(_boundary(1, 2)) / _HIDDEN
     return tuple(math.ldexp(root if k & 1 else 1.0, k >> 1) for k in range(first, last + 1))
-
-
-def explicit_counts(
-    scale: int, offset: int, counts: Sequence[int], zero_count: int, first: int = -26, last: int = 10
-) -> tuple[int, ...]:
-    """Exact counts between `explicit_bounds(first, last)`, the last above every bound.
-
-    `counts` are those of the buckets from `offset` on. The default bounds run from 122 us to 32 s when
-    the unit is seconds.
-
-    Raises:
-        ValueError: where `scale` is below 1, for such buckets straddle a bound.
-    """
-    if scale < 1:
-        raise ValueError(f"buckets of scale {scale} do not nest in powers of sqrt(2)")
-    explicit = [0] * (last - first + 2)
-    explicit[0] = zero_count
-    for bucket, count in enumerate(counts, offset):
-        above = (bucket >> (scale - 1)) + 1  # the bound 2**(above/2) closes the bucket
-        explicit[min(max(above - first, 0), last - first + 1)] += count
-    return tuple(explicit)

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
+from tidegauge.stats.kernel import INLINE, KERNEL
+
 ENTRY = np.dtype([("key", np.uint64), ("series", np.int64)], align=True)
 """A slot of the table. Series -1: free."""
 
 ENTRIES_T = numba.from_dtype(ENTRY)[::1]
-
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
 
 
 def free(slots: int) -> npt.NDArray[np.void]:
@@ -30,7 +30,7 @@ def doubled(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return larger
 
 
-@njit(types.uint64(types.uint64), **_KERNEL)
+@njit(types.uint64(types.uint64), **KERNEL)
 def mix(value):  # type: ignore[no-untyped-def]
     """The finaliser of splitmix64 (Steele, Lea, Flood 2014), a bijection: a key of what is no hash yet."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -38,19 +38,19 @@ def mix(value):  # type: ignore[no-untyped-def]
     return value ^ (value >> np.uint64(31))
 
 
-@njit(types.int64(ENTRIES_T, types.uint64), **_KERNEL)
-def find(table, key):  # type: ignore[no-untyped-def]
+@njit(types.uintp(ENTRIES_T, types.uint64), **INLINE)
+def slot_of(table, key):  # type: ignore[no-untyped-def]
     """The slot that has the key, or the free one where it belongs. Keys are hashes already."""
-    mask = np.uint64(table.size - 1)
-    slot = key & mask
-    while table[np.uintp(slot)].series >= 0 and table[np.uintp(slot)].key != key:
-        slot = (slot + np.uint64(1)) & mask
-    return np.int64(slot)
+    mask = np.uintp(table.size - 1)
+    slot = np.uintp(key) & mask
+    while table[slot].series >= 0 and table[slot].key != key:
+        slot = (slot + np.uintp(1)) & mask
+    return slot
 
 
-@njit(types.void(ENTRIES_T, types.uint64, types.int64), **_KERNEL)
+@njit(types.void(ENTRIES_T, types.uint64, types.int64), **KERNEL)
 def insert(table, key, series):  # type: ignore[no-untyped-def]
     """Give the key a series, in place of the one that it may have. One slot at least must stay free."""
-    entry = table[find(table, key)]
+    entry = table[slot_of(table, key)]
     entry.key = key
     entry.series = series

@@ -13,19 +13,9 @@ import numpy.typing as npt
 from numba import njit, types
 
 from tidegauge.config import IdentityAttributes, Timings
+from tidegauge.stats.kernel import INLINE, KERNEL
 from tidegauge.wire.marks import BOOL, DOUBLE, INT, STRING, number
-from tidegauge.wire.protobuf import (
-    BYTES,
-    INLINE,
-    KERNEL,
-    NOT_UTF8,
-    field,
-    is_ascii,
-    is_utf8,
-    tail,
-    varint,
-    word,
-)
+from tidegauge.wire.protobuf import BYTES, NOT_UTF8, field, is_ascii, is_utf8, tail, varint, word
 from tidegauge.wire.words import fold
 
 ATTRIBUTE = np.dtype(
@@ -100,14 +90,6 @@ def _wanted(identity: IdentityAttributes, timings: Timings) -> Iterator[tuple[by
         yield from ((key.encode(), MARK_SLOTS + mark, rank, True, False) for rank, key in enumerate(keys))
     yield b"service.name", 0, _SERVICE, False, True
     yield b"service.version", 1, _SERVICE, False, True
-
-
-@njit(types.uint64(types.uint64), **KERNEL)
-def mix(value):  # type: ignore[no-untyped-def]
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 @njit(types.uint64(BYTES, types.int64, types.int64, types.uint64), **INLINE)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from tidegauge.wire.protobuf import BYTES, KERNEL, check, field, view
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.wire.protobuf import BYTES, check, field, view
 
 # Request.resource_*; then resource_*.scope_* and scope_*.{spans, metrics, log_records} share a number.
 RESOURCES, SCOPES, LEAVES = 0x0A, 0x12, 0x12

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numba import njit, types
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+from tidegauge.stats.kernel import KERNEL
 from tidegauge.wire.attributes import (
     ATTRIBUTES_T,
     FOUND,
@@ -24,7 +25,7 @@ from tidegauge.wire.attributes import (
 )
 from tidegauge.wire.counts import LEAVES, RESOURCES, SCOPES
 from tidegauge.wire.marks import Mark
-from tidegauge.wire.protobuf import BYTES, KERNEL, check, field, view, word
+from tidegauge.wire.protobuf import BYTES, check, field, view, word
 from tidegauge.wire.schema import Schema
 from tidegauge.wire.words import fold, swap
 

@@ -7,7 +7,8 @@ import enum
 import numpy as np
 from numba import njit, types
 
-from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, field, is_utf8, word
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.wire.protobuf import BYTES, NOT_UTF8, field, is_utf8, word
 
 
 class Mark(enum.IntEnum):

@@ -1,9 +1,8 @@
 """Reads an OTLP metrics request into columns, one element per data point, without decoding it into objects.
 
-Where the scanner accepts a request, its columns hold what the protobuf library would read: fields in
-any order, submessages in pieces, unknown fields and groups skipped, of a oneof the member set last. What
-is inside of attributes, exemplars, buckets and quantiles is validated here, for it is forwarded joined to
-others' requests, and read by `wire.points` where it is folded.
+It accepts what the protobuf library accepts, and its columns hold what that would read: fields in any
+order, submessages in pieces, unknown fields and groups skipped, of a oneof the member set last. Buckets,
+quantiles and exemplars are read by `wire.points`, where they are folded.
 
 Memory: one POINT, 104 bytes, for a data point. An empty one takes two bytes of a request, a usual one
 60 to 500, so a caller weighs `points * POINT.itemsize` before it scans.
@@ -19,7 +18,9 @@ import numpy.typing as npt
 from numba import njit, types
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from tidegauge.wire.attributes import digest, mix
+from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.keyed import mix
+from tidegauge.wire.attributes import digest
 from tidegauge.wire.counts import (
     EXPONENTIAL_HISTOGRAM,
     GAUGE,
@@ -31,11 +32,11 @@ from tidegauge.wire.counts import (
     SUM,
     SUMMARY,
 )
-from tidegauge.wire.protobuf import BYTES, KERNEL, NOT_UTF8, check, field, is_utf8, view, word
+from tidegauge.wire.protobuf import BYTES, NOT_UTF8, check, field, is_utf8, view, word
 from tidegauge.wire.schema import Schema
 
 
-class Data(enum.IntEnum):
+class PointKind(enum.IntEnum):
     """What a metric's points are: the member of Metric.data that is set."""
 
     GAUGE = 1
@@ -82,7 +83,7 @@ POINT = np.dtype(
         ("resource_offset", np.uint32),
         ("resource_length", np.uint32),
         ("flags", np.uint32),
-        ("data", np.uint8),
+        ("kind", np.uint8),
         ("temporality", np.uint8),
         ("form", np.uint8),
         ("is_monotonic", np.bool_),
@@ -118,15 +119,15 @@ def scan(raw: bytes, points: int, seed: np.uint64) -> npt.NDArray[np.void]:
 @njit(types.void(POINT_T, types.int64), **KERNEL)
 def _classify(about, kind):  # type: ignore[no-untyped-def]
     if kind == GAUGE:
-        about.data = 1
+        about.kind = 1
     elif kind == SUM:
-        about.data = 2
+        about.kind = 2
     elif kind == HISTOGRAM:
-        about.data = 3
+        about.kind = 3
     elif kind == EXPONENTIAL_HISTOGRAM:
-        about.data = 4
+        about.kind = 4
     elif kind == SUMMARY:
-        about.data = 5
+        about.kind = 5
 
 
 @njit(types.void(POINT_T, types.int64, types.int64, types.int64), **KERNEL)
@@ -152,7 +153,7 @@ def _metric(buf, pos, end, seed, about):  # type: ignore[no-untyped-def]
     about.name_offset = about.name_length = 0
     about.unit_offset = about.unit_length = 0
     about.description_offset = about.description_length = 0
-    about.data = about.temporality = 0
+    about.kind = about.temporality = 0
     about.is_monotonic = False
     while pos < end:
         at = pos
@@ -180,7 +181,7 @@ def _metric(buf, pos, end, seed, about):  # type: ignore[no-untyped-def]
     _classify(about, kind)
     family = digest(buf, np.int64(about.name_offset), np.int64(about.name_offset + about.name_length), seed)
     unit = digest(buf, np.int64(about.unit_offset), np.int64(about.unit_offset + about.unit_length), seed)
-    kinds = about.data * 8 + about.temporality * 2 + about.is_monotonic
+    kinds = about.kind * 8 + about.temporality * 2 + about.is_monotonic
     about.family = mix(mix(family ^ unit) ^ np.uint64(kinds))
     return begin
 
@@ -191,13 +192,13 @@ def _metric(buf, pos, end, seed, about):  # type: ignore[no-untyped-def]
 )
 def _point(buf, pos, end, key, seed, point):  # type: ignore[no-untyped-def]
     """Read one data point, whatever its kind. Negative: an error."""
-    is_number = point.data <= 2
+    is_number = point.kind <= 2
     attributes, exemplars, flags = 0x3A, 0x2A, 0x40  # numbers, and summaries, which have no exemplars
-    if point.data == 3:
+    if point.kind == 3:
         attributes, exemplars, flags = 0x4A, 0x42, 0x50
-    elif point.data == 4:
+    elif point.kind == 4:
         attributes, exemplars, flags = 0x0A, 0x5A, 0x50
-    elif point.data == 5:
+    elif point.kind == 5:
         exemplars = 0
     point.offset = pos
     point.length = end - pos

@@ -10,8 +10,9 @@ import numba
 import numpy as np
 from numba import njit, types
 
+from tidegauge.stats.kernel import KERNEL
 from tidegauge.wire.metrics import POINT_T
-from tidegauge.wire.protobuf import BYTES, KERNEL, TRUNCATED, field, varint, view, word
+from tidegauge.wire.protobuf import BYTES, TRUNCATED, field, varint, view, word
 
 TOO_MANY = -10
 """More buckets, bounds, quantiles or bytes than there is room for."""
@@ -268,7 +269,7 @@ def read_exemplars(buf, points, places, out, sizes):  # type: ignore[no-untyped-
     """Read the exemplars of `points[places[i]]` into `out[i, : sizes[i]]`; a size is at least 0."""
     for at in range(places.size):
         point = points[places[at]]
-        tag = 0x2A if point.data <= 2 else 0x42 if point.data == 3 else 0x5A
+        tag = 0x2A if point.kind <= 2 else 0x42 if point.kind == 3 else 0x5A
         begin = np.int64(point.offset)
         sizes[at] = max(exemplars(buf, begin, begin + np.int64(point.length), tag, out[at]), 0)
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
+from tidegauge.stats.kernel import INLINE, KERNEL
 from tidegauge.wire.words import load
 
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
@@ -29,12 +30,6 @@ ERRORS = {
     TOO_DEEP: "messages are nested more than 100 levels deep",
     NOT_UTF8: "a string is not UTF-8",
 }
-
-KERNEL = {"cache": True, "nogil": True, "_nrt": False}
-"""Options of a reader. Nothing here allocates, and numba's reference counts, which are atomic, took
-two thirds of the time."""
-
-INLINE = KERNEL | {"forceinline": True}
 
 MAX_DEPTH = 100
 MAX_BYTES = 2**31 - 1

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, types
 
+from tidegauge.stats.kernel import INLINE, KERNEL
 from tidegauge.wire.protobuf import (
     BYTES,
-    INLINE,
-    KERNEL,
     LENGTH,
     MAX_DEPTH,
     NOT_UTF8,

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 from numba import njit, types
 
+from tidegauge.stats.kernel import INLINE, KERNEL
 from tidegauge.wire.attributes import (
     ATTRIBUTES_T,
     FOUND_T,
@@ -17,7 +18,7 @@ from tidegauge.wire.attributes import (
     read,
 )
 from tidegauge.wire.marks import event
-from tidegauge.wire.protobuf import BYTES, INLINE, KERNEL, field, word
+from tidegauge.wire.protobuf import BYTES, field, word
 from tidegauge.wire.schema import SCHEMA_T, content_of, validate
 from tidegauge.wire.words import fold, swap
 

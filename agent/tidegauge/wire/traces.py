@@ -18,11 +18,12 @@ from numba import njit, types
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from tidegauge.identity import Identity
+from tidegauge.identity import UNKNOWN_MODEL, Identity
+from tidegauge.stats.kernel import KERNEL
 from tidegauge.wire.attributes import ATTRIBUTES_T, FOUND, FOUND_T, LENGTHS_T, MARK_SLOTS, Keys, equal, read
 from tidegauge.wire.counts import LEAVES, RESOURCES, SCOPES
 from tidegauge.wire.marks import MARK, Mark
-from tidegauge.wire.protobuf import BYTES, KERNEL, check, field, view
+from tidegauge.wire.protobuf import BYTES, check, field, view
 from tidegauge.wire.schema import ROOT, SCHEMA_T, Schema, content_of, validate
 from tidegauge.wire.spans import SPAN, SPAN_T, hash_values, identify, read_span
 
@@ -80,9 +81,13 @@ def operation(raw: bytes, span: np.void) -> str:
 
 
 def identity(raw: bytes, span: np.void) -> Identity:
-    """Whose span it is: numbers and booleans as text, what is absent as "", each cut at 256 characters."""
+    """Whose span or log record it is: numbers and booleans as text, each cut at 256 characters.
+
+    What is absent is "", but for the model.
+    """
     places = zip(span["value_offset"].tolist(), span["value_length"].tolist(), strict=True)
-    return Identity(*(_shown(raw, start, start + length) for start, length in places))
+    model, *rest = (_shown(raw, start, start + length) for start, length in places)
+    return Identity(model or UNKNOWN_MODEL, *rest)
 
 
 def _cut(raw: bytes, start: int, end: int) -> str:

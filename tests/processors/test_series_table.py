@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes
-from tidegauge.processors.span_series import OVERFLOW_SERIES, SeriesTable, find
+from tidegauge.processors.series_table import OVERFLOW_SERIES, SeriesTable, find
 
 # Keys that share their low bits, so that they meet in one slot; 0 and the largest are keys as well.
 keys = st.one_of(

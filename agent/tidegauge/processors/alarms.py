@@ -1,0 +1,105 @@
+"""Alarms that are worth a page: evidence over time, with at most one false one in a stated while."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegauge.config import Drift as Settings
+from tidegauge.processors.counts import Counts, Tables
+from tidegauge.stats.evidence import concentrations, inflation, watch
+
+_OVER = 3.0
+"""How far ln R may pass an alarm's level: with the usual evidence of -1 to -10 a pane an alarm ends
+within a few panes after its cause."""
+
+
+class AlarmState(NamedTuple):
+    """Alarms as they were at one moment: ln R, float64[columns], and the latest panes they learn from."""
+
+    log_r: npt.NDArray[np.float64]
+    recent: tuple[Counts, ...]
+
+
+class Alarms:
+    """One identity's detectors, a column each, fed with panes that are over.
+
+    See `stats.evidence` for the rule and its guarantee. A column is in alarm while R is at least
+    columns times the panes in `drift.false_alarm_interval`; so, as long as nothing drifts, the identity
+    has at most one alarm in that while on average. Each pane's rows count for as many independent ones
+    as the panes before it have shown; the first LEAST panes only teach that.
+    """
+
+    LEAST = 3
+    RECENT = 24
+
+    def __init__(self, tables: Tables, settings: Settings) -> None:
+        self._tables = tables
+        self._threshold = settings.threshold
+        columns = len(tables.profiles)
+        pane_s = settings.window / settings.panes
+        self.level = math.log(max(columns * settings.false_alarm_interval / pane_s, 2.0))
+        self.log_r = np.full(columns, -math.inf)
+        self._recent: deque[Counts] = deque(maxlen=self.RECENT)
+        self._given: tuple[npt.NDArray[np.float64], ...] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough panes were seen to know how much they vary."""
+        return len(self._recent) >= self.LEAST
+
+    @property
+    def alarming(self) -> npt.NDArray[np.bool_]:
+        """bool[columns], in the order of `Tables.profiles`."""
+        return np.asarray(self.log_r >= self.level)
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """ln R over the level that makes an alarm, between 0 and 1 where there is none: float64[columns]."""
+        return np.asarray(np.maximum(self.log_r, 0.0) / self.level)
+
+    def look(self, pane: Counts) -> None:
+        """Take in a pane to which no more rows will come. One without rows says nothing."""
+        if not pane.counts.any() and not pane.categories.any():
+            return
+        if self.ready:
+            numeric = len(self._tables.numeric)
+            halves = ((self.log_r[:numeric], "counts"), (self.log_r[numeric:], "categories"))
+            for baselines, given, (log_r, name) in zip(
+                self._tables.baselines, self._concentrations(), halves, strict=True
+            ):
+                if len(log_r):
+                    recent = np.stack([getattr(one, name) for one in self._recent])
+                    spread = inflation(recent, baselines.bins, name == "counts")
+                    window = getattr(pane, name)
+                    most = self.level + _OVER
+                    watch(baselines.bins, baselines.counts, given, window, spread, most, log_r)
+        self._recent.append(pane)
+
+    def capture(self) -> AlarmState:
+        """All that they have gathered. The panes are never changed, so they are not copied."""
+        return AlarmState(self.log_r.copy(), tuple(self._recent))
+
+    def restore(self, state: AlarmState) -> None:
+        """Go on from there."""
+        self.log_r = state.log_r
+        self._recent.extend(state.recent)
+
+    def _concentrations(self) -> tuple[npt.NDArray[np.float64], ...]:
+        if self._given is None:
+            self._given = tuple(
+                np.array(
+                    [
+                        concentrations(self._threshold, int(bins), int(counts.sum()))
+                        if bins > 1 and counts.sum()
+                        else (0.0, 0.0)
+                        for bins, counts in zip(part.bins, part.counts, strict=True)
+                    ]
+                ).reshape(-1, 2)
+                for part in self._tables.baselines
+            )
+        return self._given
