@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from tidegauge.batch import Signal
+from tidegauge.batch import Logs, Points, Signal, Spans
 from tidegauge.pipeline import Pipeline
 from tidegauge.telemetry import Telemetry
+from tidegauge.wire.logs import LOG
+from tidegauge.wire.metrics import POINT
+from tidegauge.wire.traces import MARK, SPAN
 
 
 @dataclass(frozen=True)
@@ -218,3 +223,16 @@ def test_what_could_never_fit_is_told_apart(nbytes, fits):
             assert pipeline.fits(nbytes) is fits
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        Spans("otlp_grpc", bytes(60), np.zeros(1, SPAN), np.zeros(0, MARK)),
+        Points("otlp_grpc", bytes(60), np.zeros(1, POINT)),
+        Logs("otlp_grpc", bytes(60), np.zeros(1, LOG)),
+    ],
+)
+def test_a_small_batch_weighs_what_the_objects_around_it_take(one):
+    columns = [getattr(one, name) for name in ("columns", "marks") if hasattr(one, name)]
+    assert one.nbytes >= sum(map(sys.getsizeof, (one, one.raw, *columns)))

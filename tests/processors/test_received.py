@@ -141,6 +141,18 @@ def test_one_target_info_for_each_target_and_none_without_a_name(otlp: SimpleNam
     ]
 
 
+def test_target_info_is_bounded(otlp: SimpleNamespace) -> None:
+    # 10,000 targets of 64 labels of 500 characters were a page of 265 MB.
+    processor = otlp.received()
+    sender = otlp.Sender(service__name="a", **{f"k{index:02}" + "x" * 196: "v" * 300 for index in range(60)})
+    sender.gauge(5, 1.0)
+    assert sender.send(processor) == {}
+    [labels] = otlp.points(processor, "target_info")
+    assert labels[0] == ("job", "a")
+    assert [key[:3] for key, _ in labels[1:]] == [f"k{index:02}" for index in range(9)]
+    assert all(len(text) == 256 for _, text in labels[1:])
+
+
 def test_a_metric_called_target_info_comes_behind_the_true_one(otlp: SimpleNamespace) -> None:
     processor, sender = otlp.received(), otlp.Sender(service__name="a", service__version="1")
     sender.counter(5, 1.0, name="target_info")

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tidegauge import config
-from tidegauge.batch import Signal
+from tidegauge.batch import OVERHEAD, Signal
 from tidegauge.receivers.grpc_server import GrpcServer
 from tidegauge.receivers.otlp import OtlpReceiver
 from tidegauge.units import Size
@@ -175,7 +175,7 @@ def test_a_full_queue_refuses_with_retry_info_in_both_trailers_and_never_waits(
 def test_the_sdk_sends_again_what_a_full_queue_refused(serving: Any, trace_request: Any) -> None:
     async def main() -> None:
         raw = trace_request(100)
-        async with serving(queue_bytes=len(raw) + 100 * SPAN.itemsize, blocked=True) as running:
+        async with serving(queue_bytes=len(raw) + 100 * SPAN.itemsize + OVERHEAD, blocked=True) as running:
             await call(running, TRACES, raw)
             await running.refuses_at_first(OTLPSpanExporter(f"http://{running.address}", insecure=True))
 
@@ -191,6 +191,25 @@ def test_what_can_never_fit_is_refused_without_retry_info(serving: Any, trace_re
             assert "pipeline.queue_size" in (refused.value.details() or "")
             assert "grpc-status-details-bin" not in dict(refused.value.trailing_metadata())
             assert running.rejected("too_large") == 500
+
+    asyncio.run(main())
+
+
+def test_what_never_fits_for_its_marks_is_refused_without_retry_info(serving: Any) -> None:
+    request = ExportTraceServiceRequest()
+    scope = request.resource_spans.add().scope_spans.add()
+    for _ in range(100):
+        attributes = scope.spans.add().attributes
+        for key in ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens", "faas.coldstart"):
+            attributes.add(key=key).value.int_value = 1
+    raw = request.SerializeToString()
+
+    async def main() -> None:
+        async with serving(queue_bytes=len(raw) + 100 * SPAN.itemsize + OVERHEAD + 100) as running:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(running, TRACES, raw)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert running.totals(Signal.TRACES) == (100, 0, 100)
 
     asyncio.run(main())
 

@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 
 from tidegauge import config
-from tidegauge.batch import Signal
+from tidegauge.batch import OVERHEAD, Signal
 from tidegauge.receivers.http import HttpReceiver
 from tidegauge.receivers.otlp import OtlpReceiver
 from tidegauge.units import Size
@@ -281,7 +281,7 @@ def test_what_can_never_fit_the_queue_is_413(serving: Any, trace_request: Any) -
 def test_a_full_queue_is_503_with_retry_after(serving: Any, trace_request: Any, content_type: str) -> None:
     async def main() -> None:
         raw = trace_request(100)
-        async with serving(queue_bytes=len(raw) + 100 * SPAN.itemsize, blocked=True) as running:
+        async with serving(queue_bytes=len(raw) + 100 * SPAN.itemsize + OVERHEAD, blocked=True) as running:
             assert (await post(running, "/v1/traces", raw)).status == 200
             body = trace_request(9) if content_type == PROTOBUF else as_json()
             reply = await post(running, "/v1/traces", body, content_type)
@@ -296,7 +296,7 @@ def test_a_full_queue_is_503_with_retry_after(serving: Any, trace_request: Any, 
 def test_the_sdk_sends_again_what_a_full_queue_refused(serving: Any, trace_request: Any) -> None:
     async def main() -> None:
         raw = trace_request(100)
-        async with serving(queue_bytes=len(raw) + 100 * SPAN.itemsize, blocked=True) as running:
+        async with serving(queue_bytes=len(raw) + 100 * SPAN.itemsize + OVERHEAD, blocked=True) as running:
             assert (await post(running, "/v1/traces", raw)).status == 200
             await running.refuses_at_first(OTLPSpanExporter(f"http://{running.address}/v1/traces"))
 

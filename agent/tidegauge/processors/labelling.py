@@ -10,7 +10,7 @@ import base64
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -132,12 +132,21 @@ def _target(raw: bytes) -> Target:
     instance = attributes.pop("service.instance.id", "")
     labels = tuple((key, text) for key, text in (("job", job), ("instance", instance)) if text)
     taken = {key for key, _ in labels}
-    info = tuple(
+    info = (
         (key[:_MOST_TARGET_TEXT], text[:_MOST_TARGET_TEXT])
         for key, text in list(attributes.items())[:MOST_LABELS]
         if key not in taken
     )
-    return Target(labels, info)
+    return Target(labels, tuple(_up_to(MOST_TEXT, info)))
+
+
+def _up_to(characters: int, labels: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The labels from the first on that have no more characters together."""
+    for key, text in labels:
+        characters -= len(key) + len(text)
+        if characters < 0:
+            return
+        yield key, text
 
 
 @functools.lru_cache(maxsize=256)

@@ -94,11 +94,12 @@ class OtlpReceiver:
             items = count_points(raw) if signal is Signal.METRICS else count_records(raw)
             nbytes = len(raw) + items * _COLUMN_BYTES[signal]
             if not self._queue.fits(nbytes):
-                message = f"a request of {items} items takes {nbytes} bytes, more than pipeline.queue_size"
-                return items, Outcome(Verdict.TOO_LARGE, message)
+                return items, _too_large(items, nbytes)
             if not self._queue.fits(self._queue.queue_bytes + nbytes):
                 return items, Outcome(Verdict.QUEUE_FULL)  # before its columns are made
-            return items, self._read(receiver, signal, raw, items)
+            batch = self._read(receiver, signal, raw, items)
+            # Its marks may make it too large, and an empty queue would refuse it "for now" for ever.
+            return items, batch if self._queue.fits(batch.nbytes) else _too_large(items, batch.nbytes)
         except ValueError as error:
             return 1, Outcome(Verdict.UNDECODABLE, f"not a valid OTLP {signal} request: {error}")
 
@@ -129,3 +130,8 @@ class OtlpReceiver:
     def _refuse_for_now(self, receiver: str, signal: Signal, items: int) -> Outcome:
         message = f"the agent's queue is full; send again in {RETRY_DELAY_S} s"
         return self.refuse(receiver, signal, Verdict.QUEUE_FULL, message, items)
+
+
+def _too_large(items: int, nbytes: int) -> Outcome:
+    message = f"a request of {items} items takes {nbytes} bytes, more than pipeline.queue_size"
+    return Outcome(Verdict.TOO_LARGE, message)
