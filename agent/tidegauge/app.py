@@ -96,7 +96,9 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
             await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
-        otlp = OtlpReceiver(pipeline, telemetry, config.identity, fanout.offer, config.latency.timings)
+        otlp = OtlpReceiver(
+            pipeline, telemetry, config.identity, fanout.offer, config.latency.timings, fanout.keeps_up
+        )
         flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
         grace_s = 0.1 * drain_s
         http = await stack.enter_async_context(HttpReceiver(config.receivers.http, otlp, grace_s=grace_s))

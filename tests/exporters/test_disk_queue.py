@@ -493,6 +493,22 @@ def test_a_signal_that_is_not_forwarded_any_more_is_told(
     assert "3 items of logs wait on disk, which are not forwarded any more" in caplog.text
 
 
+def test_it_tells_when_the_disk_does_not_keep_up(sink_type: Any, tmp_path: Path) -> None:
+    async def scene() -> None:
+        sizes: dict[str, Any] = {"queue_size": Size("1MiB"), "batch_size": Size("64KiB")}
+        async with sink_type() as sink, forwarding(sink.port, tmp_path / "q", **sizes) as ledger:
+            assert ledger.forwarder.keeps_up(Signal.TRACES, 2**21)
+            offers = [asyncio.create_task(ledger.offer(spans(str(n), padding=100_000))) for n in range(5)]
+            await asyncio.sleep(0)
+            assert ledger.forwarder.keeps_up(Signal.TRACES, 20_000)
+            assert not ledger.forwarder.keeps_up(Signal.TRACES, 30_000)
+            await asyncio.gather(*offers)
+            assert ledger.forwarder.keeps_up(Signal.TRACES, 2**21)
+            await ledger.until(lambda: len(taken(sink)) == 5)
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize("when_full", ["drop_oldest", "drop_newest"])
 def test_signals_that_are_not_forwarded_any_more_give_way(
     sink_type: Any, closed_port: int, tmp_path: Path, when_full: str

@@ -28,6 +28,7 @@ from tidegauge import config
 from tidegauge.batch import OVERHEAD, Signal
 from tidegauge.receivers.grpc_server import GrpcServer
 from tidegauge.receivers.otlp import OtlpReceiver
+from tidegauge.receivers.outcome import Verdict
 from tidegauge.units import Size
 from tidegauge.wire.traces import SPAN
 
@@ -191,6 +192,26 @@ def test_what_can_never_fit_is_refused_without_retry_info(serving: Any, trace_re
             assert "pipeline.queue_size" in (refused.value.details() or "")
             assert "grpc-status-details-bin" not in dict(refused.value.trailing_metadata())
             assert running.rejected("too_large") == 500
+
+    asyncio.run(main())
+
+
+def test_senders_wait_for_a_forwarder_that_does_not_keep_up(serving: Any, trace_request: Any) -> None:
+    raw, asked = trace_request(100), []
+
+    def keeps_up(signal: Signal, nbytes: int) -> bool:
+        asked.append((signal, nbytes))
+        return len(asked) > 1
+
+    async def main() -> None:
+        async with serving() as running:
+            pipeline, telemetry, identity = running.pipeline, running.telemetry, config.IdentityAttributes()
+            otlp = OtlpReceiver(pipeline, telemetry, identity, keeps_up=keeps_up)
+            for verdict in (Verdict.QUEUE_FULL, Verdict.ACCEPTED):
+                outcome = await otlp.receive(running.receiver, Signal.TRACES, raw)
+                assert outcome.verdict is verdict
+            assert asked == [(Signal.TRACES, len(raw))] * 2
+            assert running.totals(Signal.TRACES) == (200, 100, 100)
 
     asyncio.run(main())
 

@@ -41,6 +41,10 @@ class Fanout:
             return asyncio.gather(*waits)
         return waits[0] if waits else None
 
+    def keeps_up(self, signal: Signal, nbytes: int) -> bool:
+        """Whether every disk queue does, as `Forwarder.keeps_up`."""
+        return all(forwarder.keeps_up(signal, nbytes) for forwarder in self._forwarders)
+
     def observe(self) -> None:
         """Write all queues' gauges to the agent's own telemetry."""
         for forwarder in self._forwarders:

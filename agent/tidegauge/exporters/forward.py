@@ -121,6 +121,15 @@ class Forwarder:
         lane.push(entry, time.monotonic())
         return None
 
+    def keeps_up(self, signal: Signal, nbytes: int) -> bool:
+        """Whether the disk has written enough of what came for a request of so many bytes not to be dropped.
+
+        A sender that is asked to wait loses nothing, and one whose request is dropped does. A disk that
+        hangs is waited for no longer than `patience_s`: then nothing is on its way there.
+        """
+        queued = 0 if self._spool is None or signal not in self._lanes else self._spool.queued
+        return not queued or queued + HEADER_BYTES + nbytes <= self._limit // 2
+
     @property
     def pending_bytes(self) -> int:
         """Bytes in memory of the requests whose fate is open, overhead included."""
@@ -321,7 +330,7 @@ class Forwarder:
                     return False
             return True
         nbytes = HEADER_BYTES + len(entry.raw)
-        if nbytes > spool.limit or (spool.queued and spool.queued + nbytes > self._limit // 2):
+        if nbytes > spool.limit or not self.keeps_up(entry.signal, len(entry.raw)):
             return False
         while spool.usage + spool.queued + nbytes > spool.limit:
             if self._unwanted:

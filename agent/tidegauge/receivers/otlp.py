@@ -42,8 +42,8 @@ class OtlpReceiver:
     """Reads OTLP requests into batches for the pipeline, and passes on what was accepted.
 
     `forward(signal, raw, items)` is called on the event loop, after the request has been accepted; what
-    it returns, if anything, is waited for before the sender is answered. An empty request is accepted
-    and goes nowhere.
+    it returns, if anything, is waited for before the sender is answered. Where `keeps_up(signal, nbytes)` is
+    false the request is refused for now. An empty request is accepted and goes nowhere.
     """
 
     def __init__(
@@ -53,11 +53,13 @@ class OtlpReceiver:
         identity: IdentityAttributes,
         forward: Callable[[Signal, bytes, int], Awaitable[object] | None] | None = None,
         timings: Timings | None = None,
+        keeps_up: Callable[[Signal, int], bool] = lambda signal, nbytes: True,
     ) -> None:
         self._queue = queue
         self._telemetry = telemetry
         self._keys = Keys.of(identity, Timings() if timings is None else timings)
         self._forward = forward
+        self._keeps_up = keeps_up
         self._turn = Turn()
 
     @property
@@ -117,7 +119,9 @@ class OtlpReceiver:
     ) -> Outcome:
         if isinstance(decoded, Outcome) and decoded.verdict is not Verdict.QUEUE_FULL:
             return self.refuse(receiver, signal, decoded.verdict, decoded.message, items)
-        if isinstance(decoded, Outcome) or not (items == 0 or self._queue.offer(decoded)):
+        if isinstance(decoded, Outcome) or not (
+            items == 0 or (self._keeps_up(signal, len(raw)) and self._queue.offer(decoded))
+        ):
             return self._refuse_for_now(receiver, signal, items)
         self._telemetry.add("received", items, receiver=receiver, signal=str(signal))
         if items and self._forward is not None and (saved := self._forward(signal, raw, items)) is not None:
