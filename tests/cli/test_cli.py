@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tidegauge.cli import root
+from tidegauge.cli.run import OneLine
 from tidegauge.profile import Reference
 
 
@@ -152,3 +154,14 @@ def test_what_takes_long_says_so(monkeypatch, capsys):
         while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
             time.sleep(0.01)
     assert "kernels" in told
+
+
+def test_a_sender_s_text_cannot_make_lines_of_the_log():
+    hostile = "a\nERROR b\x1b[2J\u2028\ud800 \N{GRINNING FACE}\u00e9"
+    try:
+        int("x")
+    except ValueError:
+        record = logging.LogRecord("n", logging.WARNING, "", 0, "metric %s", (hostile,), sys.exc_info())
+    first, *traceback = OneLine("%(levelname)s %(message)s").format(record).splitlines()
+    assert first == r"WARNING metric a\nERROR b\x1b[2J\u2028\ud800 " + "\N{GRINNING FACE}\u00e9"
+    assert traceback[-1].startswith("ValueError")

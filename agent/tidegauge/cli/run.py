@@ -21,15 +21,24 @@ from tidegauge.exporters.channel import Collector
 log = logging.getLogger("tidegauge")
 
 
+class OneLine(logging.Formatter):
+    """A message as one printable line: names in it are senders', who must not write lines of their own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line, without the traceback that may follow."""
+        line = super().formatMessage(record)
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+
+
 def run_agent(config: Config) -> None:
     """Run until SIGTERM or SIGINT; returns when all is drained, and never later than drain_timeout.
 
     Raises:
         ConfigError: for what only starting can show, such as a port that is taken.
     """
-    logging.basicConfig(
-        level=config.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    lines = logging.StreamHandler()
+    lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=config.log.level.upper(), handlers=[lines])
     logging.captureWarnings(capture=True)
     footprint.keep_freed_memory()
     _allow_open_files()
