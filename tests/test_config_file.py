@@ -70,6 +70,13 @@ exporters: [1]
         ("exporters: {otlp: {endpoint: 'collector:4317'}}", "exporters.otlp.endpoint"),
         ("exporters: {otlp: {endpoint: 'http://localhost:4317'}}", "exporters.otlp.endpoint"),
         ("exporters: {otlp: {endpoint: 'http://a b'}}", "exporters.otlp.endpoint"),
+        *(
+            (
+                f"exporters: {{otlp: {{endpoint: 'http://c:1', headers: {{{header}}}}}}}",
+                "exporters.otlp.headers",
+            )
+            for header in ("a b: x", "Ü: x", "'': x", "x-bin: x", "x: é", 'x: "y\\nz"', "Content-Type: x")
+        ),
         (
             "exporters: {otlp: {endpoint: 'http://127.0.0.1:4318/x', protocol: http/protobuf}}",
             "exporters.otlp.endpoint",

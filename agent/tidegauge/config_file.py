@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -17,6 +18,9 @@ from tidegauge.environment import read
 from tidegauge.units import Allowance, Duration, Size, parse_endpoint
 
 S = TypeVar("S", bound=Settings)
+
+_HEADER = re.compile("[A-Za-z0-9_.-]+")  # what gRPC takes; HTTP takes some more
+_FRAMING = {"content-type", "content-length", "content-encoding", "transfer-encoding"}
 
 
 def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
@@ -198,4 +202,17 @@ def _destination_problems(
         else:
             if ("127.0.0.1" if host == "localhost" else host, port) in own:
                 problem, hint = f"{endpoint} is this agent itself", "name the collector behind it"
-    return [Problem(f"{path}.endpoint", problem, hint)] if problem else []
+    problems = [Problem(f"{path}.endpoint", problem, hint)] if problem else []
+    return [*problems, *_header_problems(path, settings.headers)]
+
+
+def _header_problems(path: str, headers: Mapping[str, str]) -> Iterator[Problem]:
+    """What would fail with each request. The values may be secrets, and are not shown."""
+    for name, value in headers.items():
+        if not _HEADER.fullmatch(name) or name.lower().endswith("-bin"):
+            hint = "letters, digits and . _ -, not ending with -bin"
+            yield Problem(f"{path}.headers", f"{name!r} is no name of a header", hint)
+        elif name.lower() in _FRAMING:
+            yield Problem(f"{path}.headers", f"{name} is set by the agent itself")
+        elif not value.isascii() or not value.isprintable():
+            yield Problem(f"{path}.headers", f"the value of {name} is not all printable ASCII")
