@@ -153,6 +153,22 @@ def test_a_batch_is_the_sum_of_its_parts(sink_type: Any) -> None:
     asyncio.run(scene())
 
 
+def test_a_batch_that_is_never_done_in_time_is_sent_in_halves(sink_type: Any, failure: Any) -> None:
+    """Whole it would hold up its signal for `max_elapsed`, which is a day where there is a disk queue."""
+
+    async def scene() -> None:
+        late = failure(grpc.StatusCode.DEADLINE_EXCEEDED)
+        async with sink_type() as sink, forwarding(sink.port) as ledger:
+            sink.judge = lambda call: late if len(call.names) > 3 else None
+            for n in range(20):
+                ledger.offer(Signal.TRACES, spans(str(n)))
+            await sink.until(lambda: len(taken(sink, Signal.TRACES)) == 20)
+        assert taken(sink, Signal.TRACES) == [str(n) for n in range(20)]
+        assert ledger.exported(Signal.TRACES) == 20
+
+    asyncio.run(scene())
+
+
 def test_a_batch_has_a_size(sink_type: Any) -> None:
     async def scene() -> None:
         async with sink_type() as sink, forwarding(sink.port, batch_size=Size("10kB")) as ledger:

@@ -107,6 +107,7 @@ def test_statuses(status: int) -> None:
     outcome = outcome_of(refusal(status, "as the test\nasks"))
     # OTLP specification, "Retryable Response Codes".
     assert outcome.verdict is (Verdict.RETRY if status in (429, 502, 503, 504) else Verdict.REJECTED)
+    assert outcome.timed_out is (status == 504)
     assert outcome.delay_s is None
     assert outcome.message == f"{status} as the test asks"
     assert outcome.about_content == (status in (400, 413, 422, 500))
@@ -190,7 +191,7 @@ def test_a_connection_that_drops_or_hangs_is_tried_again() -> None:
     assert outcome.verdict is Verdict.RETRY
     assert outcome.message.startswith("ServerDisconnectedError")
     outcome = outcome_of(hung, timeout=0.2)
-    assert outcome == Outcome(Verdict.RETRY, message="no answer within 0.2 s")
+    assert outcome == Outcome(Verdict.RETRY, message="no answer within 0.2 s", timed_out=True)
 
 
 def test_nobody_there(closed_port: int) -> None:

@@ -48,9 +48,10 @@ class Forwarder:
     Concatenated Export requests are one request, so a call carries up to `batch_size` bytes. Each
     signal has its own lane and waits for no other. In a lane up to `in_flight` calls are under way.
     One that fails for a passing reason is repeated, for `max_elapsed` seconds from its first attempt,
-    and with no other beside it until the collector takes something again; one that the collector
-    rejects is halved until what it rejects is found, and only that is dropped. The order is kept but
-    for this: at most `in_flight` - 1 newer calls overtake an older one.
+    and with no other beside it until the collector takes something again; one that was not done in time
+    is repeated in halves. One that the collector rejects is halved until what it rejects is found, and
+    only that is dropped. The order is kept but for this: at most `in_flight` - 1 newer calls overtake an
+    older one.
 
     For each signal, at every instant, in items:
     offered + restored = exported + export.dropped + pending.
@@ -264,6 +265,8 @@ class Forwarder:
             self._drop(lane.signal, lane.end_call(batch), "queue_full")
         if outcome.verdict is Verdict.RETRY:
             self._telemetry.add("export.retries", 1, signal=lane.signal, **self._labels)
+            if outcome.timed_out:
+                lane.halve(batch)
             asked_s = outcome.delay_s
             if asked_s is not None:
                 asked_s = min(max(asked_s, _LEAST_S), self._longest_s)

@@ -113,7 +113,8 @@ def classify(error: Any) -> Outcome:
     delay_s = _retry_delay_s(error)
     message = f"{code.name} {' '.join((error.details() or '').split())}".strip()
     if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and delay_s is not None):
-        return Outcome(Verdict.RETRY, delay_s=delay_s, message=message)
+        late = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        return Outcome(Verdict.RETRY, delay_s=delay_s, message=message, timed_out=late)
     return Outcome(Verdict.REJECTED, about_content=code in _ABOUT_CONTENT, message=message)
 
 

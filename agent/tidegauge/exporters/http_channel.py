@@ -76,7 +76,8 @@ class HttpChannel:
             ) as response:
                 body = await _read(response)
         except TimeoutError:
-            return Outcome(Verdict.RETRY, message=f"no answer within {self._settings.timeout:g} s")
+            message = f"no answer within {self._settings.timeout:g} s"
+            return Outcome(Verdict.RETRY, message=message, timed_out=True)
         except aiohttp.ClientError as error:
             # Also a connection dropped without an answer: the specification wants a retry.
             return Outcome(Verdict.RETRY, message=" ".join(f"{type(error).__name__} {error}".split()))
@@ -93,7 +94,9 @@ def _refused(status: int, retry_after: str | None, body: bytes) -> Outcome:
         reason = ""
     message = f"{status} {reason or _phrase(status)}".strip()
     if status in _RETRYABLE:
-        return Outcome(Verdict.RETRY, delay_s=retry_after_s(retry_after, time.time()), message=message)
+        delay_s = retry_after_s(retry_after, time.time())
+        late = status == HTTPStatus.GATEWAY_TIMEOUT
+        return Outcome(Verdict.RETRY, delay_s=delay_s, message=message, timed_out=late)
     return Outcome(Verdict.REJECTED, about_content=status in _ABOUT_CONTENT, message=message)
 
 

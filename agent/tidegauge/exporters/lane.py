@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Entries that one call carries. One that fails is tried again as it is."""
+    """Entries that one call carries. One that fails is tried again as it is, or in halves if it was late."""
 
     number: int
     entries: list[Entry]
@@ -241,6 +241,16 @@ class Lane:
             self.kept_bytes += batch.nbytes
         self.wake.set()
         return self.leave(gone)
+
+    def halve(self, batch: Batch) -> None:
+        """Have a returned batch be tried in two parts: whole it may never be in time, and holds all up."""
+        half = len(batch.entries) // 2
+        if half and batch in self.returned:
+            later = batch.entries[half:]
+            nbytes = sum(len(entry.raw) for entry in later)
+            batch.entries, batch.nbytes = batch.entries[:half], batch.nbytes - nbytes
+            second = Batch(batch.number, later, nbytes, batch.first_s, batch.started_s)
+            self.returned.insert(self.returned.index(batch) + 1, second)
 
     def expire(self, before_s: float) -> int:
         """Give up returned batches first tried before `before_s`, and return their items."""

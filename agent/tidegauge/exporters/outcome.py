@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 
     `rejected_items` of a delivered request were refused (partial success), and are not to be sent
     again. `delay_s` is the wait that the collector asked for. `about_content`: a part of the
-    rejected request may well be taken.
+    rejected request may well be taken. `timed_out`: a smaller one may be in time.
     """
 
     verdict: Verdict
@@ -40,6 +40,7 @@ class Outcome(NamedTuple):
     delay_s: float | None = None
     about_content: bool = False
     message: str = ""
+    timed_out: bool = False
 
 
 def delivered(signal: Signal, response: bytes) -> Outcome:
