@@ -58,6 +58,7 @@ PARTS: dict[str, Callable[[bool], Iterable[Figure | str]]] = {
     "export": part("export", rounds=(1, 5), seconds=(5, 5)),
     "forward": part("forward", rounds=(1, 5)),
     "scrape": part("scrape", rounds=(1, 3), seconds=(5, 10)),
+    "state": part("state", rounds=(1, 5), models=(4, 20)),
 }
 
 

@@ -35,7 +35,8 @@ class Agent:
         command = [sys.executable, "-m", "tidegauge", "run", "--config", str(config)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, env=os.environ | environ)
-        found = self._wait(lambda: READY.search(self.log.read_text()))
+        # A first start compiles all kernels, 40 s of a core.
+        found = self._wait(lambda: READY.search(self.log.read_text()), 300)
         self.grpc, self.http, self.pages = (int(port) for port in found.groups())
 
     def _wait(self, condition, seconds=60.0):
@@ -72,7 +73,7 @@ class Agent:
 
     def await_total(self, wanted: float, name: str, **labels: str) -> None:
         """Wait until the sum is what is wanted."""
-        self._wait(lambda: self.total(name, **labels) == wanted, 20)
+        self._wait(lambda: self.total(name, **labels) == wanted, 60)
 
     def stop(self) -> int:
         """End it as Kubernetes does; the exit status."""

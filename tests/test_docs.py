@@ -15,7 +15,8 @@ import click
 import pytest
 import yaml
 
-from tidegauge import config
+from tidegauge import config, config_file
+from tidegauge.checkpointer import Checkpointer
 from tidegauge.cli.root import commands
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.forward import Forwarder
@@ -28,13 +29,21 @@ from tidegauge.processors.received import Received
 from tidegauge.processors.report import METRICS
 from tidegauge.processors.stages import Stages
 from tidegauge.processors.timings import Timings
+from tidegauge.publisher import Publisher
 from tidegauge.scrapers.gpu import FAMILIES
+from tidegauge.snapshot import Snapshots
+from tidegauge.statefile import StateFile
 from tidegauge.telemetry import COUNTERS, Telemetry
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 AGENT_YAML = yaml.safe_load((ROOT / "configs" / "agent.yaml").read_text())
 EXAMPLES = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "deploy").rglob("agent.yaml")])
+
+SUFFIXES = ("_bucket", "_count", "_sum")
+# Labels and columns that look like metrics.
+NO_METRICS = {f"hw_{name}" for name in ("id", "name", "type", "vendor", "state", "driver_version")}
+NO_METRICS |= {"hw_gpu_task", "hw_gpu_clock_domain", "prediction_id"}
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -107,8 +116,14 @@ async def observed() -> Telemetry:
     # An entry for a receiver, as the first batch makes it.
     pipeline._pending["otlp_grpc", "traces"] = 0
     pipeline.observe()
+    Publisher(pipeline, telemetry, Snapshots(), interval_s=1).observe()
     collector = config.OtlpExporter(endpoint="http://127.0.0.1:4317")
     Forwarder(Collector(collector), telemetry, collector).observe()
+
+    async def nothing() -> None:
+        return None
+
+    Checkpointer(StateFile("", "drift"), nothing, telemetry, interval_s=1, last_s=1).observe()
     return telemetry
 
 
@@ -127,7 +142,7 @@ def _has(tree: Any, path: str) -> bool:
 
 
 def test_agent_yaml_shows_the_defaults() -> None:
-    assert config.load(ROOT / "configs" / "agent.yaml", {}) == config.Config()
+    assert config_file.load(ROOT / "configs" / "agent.yaml", {}) == config.Config()
     # As written, not only as read: a null block reads as its defaults.
     nulls = [path for path in settings(config.Config) if "[]" not in path and at(AGENT_YAML, path) is None]
     assert [path for path in nulls if operator.attrgetter(path)(config.Config()) is not None] == []
@@ -183,14 +198,37 @@ def test_every_metric_is_documented_with_its_unit_and_kind() -> None:
     assert wrong == []
 
 
-def test_queries_name_metrics_that_exist() -> None:
-    queries = "".join(code((ROOT / "docs" / "metrics.md").read_text(), "promql", "yaml"))
-    names = set(
-        re.findall(r"(?<![\w:])(?:tidegauge|feature|prediction|model_inference|hw|reference)_\w+", queries)
-    )
-    known = exported().keys() | {f"{name}{suffix}" for name in exported() for suffix in ("_bucket", "_count")}
-    assert len(names) > 10
-    assert sorted(names - known) == []
+@page
+def test_metrics_that_are_named_exist(page: Path) -> None:
+    text = page.read_text()
+    unknown = unknown_names("".join([*code(text, "promql", "yaml"), *re.findall(r"`[^`\n]+`", text)]))
+    assert unknown == []
+
+
+def unknown_names(text: str) -> list[str]:
+    """What looks like a metric of the agent's and is none."""
+    ours = r"(?:tidegauge|feature|prediction|model_(?:inference|log|drift)|hw|reference)_\w+"
+    names = set(re.findall(rf"(?<![\w:./$]){ours}(?![\w:(])", text)) - NO_METRICS
+    known = exported().keys() | {f"{name}{suffix}" for name in exported() for suffix in SUFFIXES}
+    return sorted(name for name in names - known if not name.endswith("_"))
+
+
+def test_a_name_that_is_no_metric_is_found() -> None:
+    assert unknown_names("rate(tidegauge_recieved_total[5m]) > feature_drifted") == [
+        "tidegauge_recieved_total"
+    ]
+
+
+@page
+def test_settings_that_are_named_exist(page: Path) -> None:
+    known = set(settings(config.Config))
+    blocks = "|".join(sorted({path.split(".")[0] for path in known}))
+    spans = re.findall(r"`[^`\n]+`", re.sub(r"```.*?```", "", page.read_text(), flags=re.S))
+    named = set(re.findall(rf"(?<![\w./-])(?:{blocks})(?:\[\])?(?:\.[a-z_]+(?:\[\])?)+", " ".join(spans)))
+    # A group of settings is named by its path too.
+    groups = {path.rsplit(".", depth)[0] for path in known for depth in (1, 2)}
+    wrong = named - known - groups
+    assert sorted(name for name in wrong if not name.endswith((".md", ".py", ".yaml"))) == []
 
 
 @page
@@ -216,7 +254,7 @@ def anchors(path: Path) -> set[str]:
 def test_commands_exist(page: Path) -> None:
     text = page.read_text()
     lines = "\n".join(code(text, "sh")).replace("\\\n", " ").splitlines()
-    lines += re.findall(r"`((?:tidegauge|make) [^`]+)`", text)
+    lines += re.findall(r"`((?:tidegauge|make) [^`…]+)`", text)
     wrong = [line for line in lines if not known(line)]
     assert wrong == []
 
@@ -250,7 +288,7 @@ def test_an_unknown_command_is_found() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_are_valid(path: Path) -> None:
-    config.load(path, {})
+    config_file.load(path, {})
 
 
 @page
@@ -260,7 +298,7 @@ def test_configurations_in_the_text_are_valid(page: Path, tmp_path: Path) -> Non
         tree = yaml.safe_load(body)
         if isinstance(tree, dict) and tree.keys() <= blocks:
             (tmp_path / "agent.yaml").write_text(body)
-            config.load(tmp_path / "agent.yaml", {})
+            config_file.load(tmp_path / "agent.yaml", {})
 
 
 @page

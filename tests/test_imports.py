@@ -14,10 +14,12 @@ AGENT = Path(__file__).parents[1] / "agent" / "tidegauge"
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"stats"}),
-    frozenset({"metric", "identity", "snapshot", "telemetry", "units", "environment", "config"})
-    | {"layout", "categories", "batch", "wire", "baked"},
-    frozenset({"profile", "reference", "shelf"}),
-    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher"}),
+    frozenset(
+        {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
+    )
+    | {"layout", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
+    frozenset({"profile", "reference", "shelf", "statefile"}),
+    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
     frozenset({"app", "footprint"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
@@ -45,7 +47,7 @@ HOMES = {
     "uvloop": {"cli"},
     "click": {"cli", "__main__"},
     "rich": {"cli"},
-    "yaml": {"config"},
+    "yaml": {"config_file"},
 }
 """Third parties that have a home, and what may import them."""
 

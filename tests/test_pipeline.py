@@ -142,7 +142,29 @@ def test_a_consumer_that_hangs_is_seen_and_does_not_hold_up_the_end():
         assert telemetry.total("dropped", reason="shutdown") == 20
         assert identity_holds(telemetry, pipeline)
         assert await pipeline.collect(0) == ()
+        assert await pipeline.ask(lambda: "something") is None
         stuck.gate.set()
+
+    asyncio.run(main())
+
+
+def test_what_is_asked_is_asked_between_batches_and_here_after_the_end():
+    async def main():
+        slow = Slow(threading.Event())
+        async with Pipeline([slow], Telemetry(), queue_bytes=10_000, linger_s=0) as pipeline:
+            pipeline.offer(batch())
+            await asyncio.sleep(0.01)
+            asked = asyncio.create_task(pipeline.ask(lambda: (slow.folded, threading.current_thread().name)))
+            await asyncio.sleep(0.01)
+            assert not asked.done()
+            slow.gate.set()
+            assert (await asked)[0] == 10
+            assert (await asked)[1].startswith("fold")
+            pipeline.offer(batch())
+        assert await pipeline.ask(lambda: (slow.folded, threading.current_thread().name)) == (
+            20,
+            "MainThread",
+        )
 
     asyncio.run(main())
 

@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tidegauge.checkpointer import Checkpointer
 from tidegauge.config import Config, ConfigError, Destination, OtlpExporter, PipelineSettings, Problem
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.fanout import Fanout
 from tidegauge.exporters.forward import DEFAULT, Forwarder
-from tidegauge.exporters.lock import StateLock
 from tidegauge.exporters.otlp import OtlpPush
 from tidegauge.exporters.pages import Pages
+from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
+from tidegauge.processors.checkpoint import DriftState
 from tidegauge.processors.drift import Drift
 from tidegauge.processors.latency import Latency
 from tidegauge.processors.logs import LogRecords
@@ -33,6 +35,7 @@ from tidegauge.receivers.otlp import OtlpReceiver
 from tidegauge.scrapers.nvml import Nvml
 from tidegauge.shelf import Shelf
 from tidegauge.snapshot import Snapshots
+from tidegauge.statefile import StateFile
 from tidegauge.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -62,7 +65,7 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         kept = shelf.load()
         references += [one for one in kept if (one.model, one.version) not in named]
     telemetry, snapshots = Telemetry(), Snapshots()
-    # Leaving takes at most: receivers 2 x 15 %, GPU poll 1 s, queue 30 %, collector 2 x 15 %.
+    # Leaving takes at most: receivers 2 x 10 %, GPU poll 1 s, queue 30 %, state 10 %, collector 2 x 15 %.
     drain_s = float(config.pipeline.drain_timeout)
     drift = Drift(config.drift, references, None if shelf is None else shelf.keep)
     pipeline = Pipeline(
@@ -72,6 +75,9 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
     state = ["starting"]
 
     async with AsyncExitStack() as stack:
+        if config.state_dir is not None:
+            lock = StateLock(Path(config.state_dir), needed=bool(_queue_folders(config)))
+            stack.enter_context(lock)
         pages = await stack.enter_async_context(
             Pages(
                 config.exporters.prometheus.endpoint,
@@ -81,21 +87,24 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
             )
         )
         fanout = await _export(config, stack, telemetry, snapshots, 0.15 * drain_s)
+        checkpointer = _keep(config, drift, pipeline, telemetry, 0.1 * drain_s)
         publisher = await stack.enter_async_context(
             Publisher(
                 pipeline,
                 telemetry,
                 snapshots,
                 interval_s=config.pipeline.publish_interval,
-                observe=(fanout.observe,),
+                observe=(fanout.observe, *(one.observe for one in checkpointer)),
             )
         )
+        for one in checkpointer:
+            await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
             await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
         otlp = OtlpReceiver(pipeline, telemetry, config.identity, fanout.offer, config.latency.timings)
         flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
-        grace_s = 0.15 * drain_s
+        grace_s = 0.1 * drain_s
         http = await stack.enter_async_context(HttpReceiver(config.receivers.http, otlp, grace_s=grace_s))
         grpc = await stack.enter_async_context(
             GrpcServer(config.receivers.grpc, otlp, (flight.service(),), grace_s=grace_s)
@@ -118,6 +127,24 @@ def _processors(config: Config, drift: Drift) -> list[Processor]:
     return processors
 
 
+def _keep(
+    config: Config, drift: Drift, pipeline: Pipeline, telemetry: Telemetry, last_s: float
+) -> tuple[Checkpointer, ...]:
+    """Go on from the drift state in `state_dir`; returns what writes it from now on, if there is such."""
+    if config.state_dir is None:
+        return ()
+    file = StateFile(config.state_dir, "drift")
+    complete = file.take()
+    if problems := drift.restore(file.read(), complete=complete):
+        file.set_aside(problems)
+
+    async def capture() -> DriftState | None:
+        return await pipeline.ask(drift.capture)
+
+    interval_s = config.drift.checkpoint_interval
+    return (Checkpointer(file, capture, telemetry, interval_s=interval_s, last_s=last_s),)
+
+
 def faults(settings: PipelineSettings, pipeline: Pipeline, publisher: Publisher | None) -> list[str]:
     """Why the agent is not healthy: data must be moving, and statistics be published."""
     if publisher is None:
@@ -138,8 +165,6 @@ async def _export(
     """Start what talks to collectors; returns what passes received OTLP on to them."""
     forwarders = []
     folders = _queue_folders(config)
-    if folders:
-        stack.enter_context(StateLock(Path(config.state_dir or "")))
     for name, (path, settings) in destinations(config).items():
         collector = await stack.enter_async_context(Collector(settings, path))
         if isinstance(settings, OtlpExporter):

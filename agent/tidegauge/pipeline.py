@@ -119,6 +119,15 @@ class Pipeline:
             return await self._hop(self._collect, now_ns)
         return () if self._consumer.cancelled() else self._collect(now_ns)
 
+    async def ask(self, question: Callable[[], R]) -> R | None:
+        """What `question` finds of the processors' state, asked on the worker thread between batches.
+
+        After the end it is asked here; None if the worker never came back.
+        """
+        if self._consumer is None or not self._consumer.done():
+            return await self._hop(lambda _: question(), None)
+        return None if self._consumer.cancelled() else question()
+
     def observe(self) -> None:
         """Write the queue's gauges to the agent's own telemetry."""
         for (receiver, signal), items in self._pending.items():

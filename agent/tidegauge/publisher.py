@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from tidegauge import memory
 from tidegauge.pipeline import Pipeline
 from tidegauge.snapshot import Snapshots
 from tidegauge.telemetry import Telemetry
@@ -33,7 +34,7 @@ class Publisher:
         observe: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._pipeline = pipeline
-        self._observe = (pipeline.observe, *observe)
+        self._observe = (self.observe, pipeline.observe, *observe)
         self._telemetry = telemetry
         self._snapshots = snapshots
         self._interval_s = interval_s
@@ -44,6 +45,13 @@ class Publisher:
     def age_s(self) -> float:
         """Seconds since statistics were last published."""
         return time.monotonic() - self._published_s
+
+    def observe(self) -> None:
+        """Write how old the statistics are, and the process's memory, to the agent's own telemetry."""
+        gauge = self._telemetry.set_gauge
+        gauge("publication.age", "s", "Time since statistics were last published.", self.age_s)
+        gauge("memory.usage", "By", "Anonymous memory of the process.", memory.anonymous_bytes())
+        gauge("memory.limit", "By", "What the container may take; 0 without.", memory.limit_bytes())
 
     async def __aenter__(self) -> Self:
         self._count()

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import aiohttp
 
-START_TIMEOUT_S = 120
-"""A first start compiles the agent's kernels, which takes its time on a busy machine."""
+START_TIMEOUT_S = 300
+"""A first start compiles the agent's kernels: 40 s of a core, and longer on a busy machine."""
 STOP_TIMEOUT_S = 15
 
 

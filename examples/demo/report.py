@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -32,6 +33,15 @@ class Drift(NamedTuple):
     drifted: bool
 
 
+class Stage(NamedTuple):
+    """What requests of an operation spent in their spans of one name."""
+
+    operation: str
+    span: str
+    seconds: float
+    requests: int
+
+
 class Snapshot:
     """Lookups in one snapshot of the agent, for one model."""
 
@@ -50,6 +60,29 @@ class Snapshot:
     def total(self, name: str, **wanted: str) -> int:
         """The sum of a counter's series that carry all of `wanted`."""
         return sum(int(value) for _, value in self._numbers(name, wanted))
+
+    def stages(self) -> list[Stage]:
+        """What each operation's time goes to, most of it first."""
+        requests = {
+            labels["operation"]: int(value)
+            for labels, value in self._numbers("model.inference.stage.requests", {})
+        }
+        found = [
+            Stage(labels["operation"], labels["span"], seconds, requests[labels["operation"]])
+            for labels, seconds in self._numbers("model.inference.stage.time", {})
+        ]
+        return sorted(found, key=lambda stage: (stage.operation, -stage.seconds))
+
+    def log_records(self) -> dict[str, int]:
+        """How many the server wrote, by severity."""
+        return {labels["severity"]: int(n) for labels, n in self._numbers("model.log.records", {})}
+
+    def share_below(self, name: str, bound: float) -> float:
+        """Of a pushed histogram's values, those up to one of its bounds; NaN where it was not pushed."""
+        for _, point in self._points.get(name, ()):
+            below = point["bounds"].index(bound) + 1
+            return float(sum(point["counts"][:below]) / sum(point["counts"]))
+        return math.nan
 
     def features(self) -> dict[str, Drift]:
         """The features that have an estimate."""
@@ -118,6 +151,33 @@ def latency_table(latencies: Iterable[Latency]) -> Table:
     return table
 
 
+def stage_table(stages: Iterable[Stage]) -> Table:
+    title = "What the requests' time goes to, without what a span's children took"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("operation")
+    table.add_column("span")
+    for column in ("per request", "share"):
+        table.add_column(column, justify="right")
+    for operation, group in itertools.groupby(stages, key=lambda stage: stage.operation):
+        spans = list(group)
+        whole_s = sum(stage.seconds for stage in spans)
+        for stage in spans:
+            each = f"{stage.seconds / stage.requests * 1e3:.2f} ms"
+            table.add_row(operation, stage.span, each, f"{stage.seconds / whole_s:.0%}")
+        table.add_section()
+    return table
+
+
+def pushed_lines(snapshot: Snapshot) -> list[str]:
+    """What the server counts itself, and its log."""
+    severities = ", ".join(f"{count:,} {severity}" for severity, count in snapshot.log_records().items())
+    return [
+        f" screening.biopsies     {snapshot.total('screening.biopsies'):,}",
+        f" screening.confidence   below 0.9 for {snapshot.share_below('screening.confidence', 0.9):.0%}",
+        f" log records            {severities}",
+    ]
+
+
 def drift_table(before: Snapshot, after: Snapshot, moved: str) -> Table:
     """The moved feature, those that score highest beside it, and the model's outputs."""
     first, last = before.features(), after.features()
@@ -152,6 +212,17 @@ def _cells(drift: Drift | None) -> tuple[str, str, str]:
     if drift is None:
         return "", "", "unknown"
     return f"{drift.score:.4f}", f"{drift.p_value:.1g}", "[bold red]yes" if drift.drifted else "[green]no"
+
+
+def missing(snapshot: Snapshot) -> list[str]:
+    """What the server's own spans, metrics and log should have led to and did not."""
+    seen = {stage.span for stage in snapshot.stages()}
+    found = [f'no request has a span "{span}"' for span in ("features", "model") if span not in seen]
+    if not snapshot.total("screening.biopsies"):
+        found.append("no biopsy was counted")
+    if not snapshot.log_records():
+        found.append("no log record was received")
+    return found
 
 
 def misses(

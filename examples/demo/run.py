@@ -1,7 +1,8 @@
 """The demo: a model server with Tidegauge beside it, and one feature that moves.
 
-Exit status: 0 where the moved feature was flagged and no other; 1 where not; 2 where something
-did not start, or ended on its own; 130 where it was interrupted before its tables.
+Exit status: 0 where the moved feature was flagged and no other, and what the server pushed came
+through; 1 where not; 2 where something did not start, or ended on its own; 130 where it was
+interrupted before its tables.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 from model import FEATURES, NAME, VERSION, training_data
 from processes import DEFAULT_PORTS, DemoError, Ports, choose_ports, process, until_ok
-from report import Snapshot, drift_table, latency_table, misses
+from report import Snapshot, drift_table, latency_table, misses, missing, pushed_lines, stage_table
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from traffic import Traffic
@@ -60,6 +61,7 @@ def agent_command(folder: Path, ports: Ports, window_s: float) -> list[str]:
         },
         "exporters": {"prometheus": {"endpoint": f"127.0.0.1:{ports.pages}"}},
         "pipeline": {"publish_interval": "1s"},
+        "stages": {"linger": "1s"},
         "drift": {"window": f"{window_s:g}s", "panes": 5, "allowed_lateness": "2s"},
         "references": [{"model": NAME, "version": VERSION, "path": f"{folder}/reference.parquet"}],
     }
@@ -81,6 +83,8 @@ def server_environment(ports: Ports) -> dict[str, str]:
         "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{ports.grpc}",
         "OTEL_BSP_SCHEDULE_DELAY": "500",
+        "OTEL_BLRP_SCHEDULE_DELAY": "500",
+        "OTEL_METRIC_EXPORT_INTERVAL": "1000",
         "OTEL_PYTHON_EXCLUDED_URLS": "healthz",
         "RECORDS_LOCATION": f"grpc://127.0.0.1:{ports.grpc}",
     }
@@ -174,16 +178,19 @@ async def set_up(folder: Path, window_s: float, feature: str) -> AsyncIterator[S
 
 
 def show(scene: Scene, before: Snapshot, after: Snapshot, moved: str) -> bool:
-    """Print the tables; whether the agent was right about every feature."""
-    console.print("", latency_table(after.latencies()), "", drift_table(before, after, moved), "")
-    for signal_name in ("traces", "records"):
+    """Print the tables; whether the agent was right about every feature, and nothing is missing."""
+    console.print("", latency_table(after.latencies()), "", stage_table(after.stages()))
+    console.print("\nWhat the server counts itself, and pushes\n", style="italic")
+    console.print(*pushed_lines(after), sep="\n", highlight=False)
+    console.print("", drift_table(before, after, moved), "")
+    for signal_name in ("traces", "metrics", "logs", "records"):
         counts = {
             name: after.total(f"tidegauge.{name}", signal=signal_name)
             for name in ("received", "rejected", "folded", "dropped")
         }
         console.print(f"{signal_name:<8}", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
     console.print(f"metrics  {scene.pages}/metrics\nstatus   {scene.pages}/\n", highlight=False)
-    wrong = misses(before.features(), after.features(), FEATURES, moved)
+    wrong = [*misses(before.features(), after.features(), FEATURES, moved), *missing(after)]
     for miss in wrong:
         console.print(f"[red]✘[/] {miss}")
     if not wrong:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,13 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
+from tidegauge.cli import root
 from tidegauge.profile import Reference
 
 
 def tidegauge(*arguments, cwd=None):
     command = [sys.executable, "-m", "tidegauge", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
 
 
 @pytest.fixture
@@ -126,3 +128,27 @@ def test_help_has_examples():
         assert "tidegauge " in done.stdout.partition("Usage")[2]
     assert tidegauge("version").stdout.startswith("tidegauge 0.")
     assert tidegauge("nonsense").returncode == 2
+
+
+def test_a_broken_configuration_is_told_before_kernels_are_compiled(tmp_path):
+    (tmp_path / "agent.yaml").write_text("drfit: {}\n")
+    program = (
+        "import sys; from tidegauge.cli.root import commands\n"
+        "try: commands(['run', '--config', 'agent.yaml'])\n"
+        "finally: print('tidegauge.app' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "drfit" in done.stderr
+
+
+def test_what_takes_long_says_so(monkeypatch, capsys):
+    with root._telling():
+        pass
+    monkeypatch.setattr(root, "_QUICK_S", 0.0)
+    with root._telling():
+        deadline = time.monotonic() + 10
+        while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "kernels" in told

@@ -167,14 +167,25 @@ class Agent(Process):
 
 
 class Prometheus(Process):
-    """A Prometheus that scrapes one target every second, with some feature flags."""
+    """A Prometheus that scrapes its targets every second, with some feature flags and a file of rules."""
 
-    def __init__(self, binary: Path, folder: Path, target_port: int, *features: str) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        folder: Path,
+        target_port: int,
+        *features: str,
+        rules: Path | None = None,
+        replicas: Iterable[int] = (),
+    ) -> None:
         self.port = free_port()
-        scrape = {"job_name": "tidegauge", "static_configs": [{"targets": [f"127.0.0.1:{target_port}"]}]}
-        timing = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+        targets = [f"127.0.0.1:{port}" for port in (target_port, *replicas)]
+        scrape = {"job_name": "tidegauge", "static_configs": [{"targets": targets}]}
+        timing = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        files = [] if rules is None else [str(rules)]
         config = folder / "prometheus.yml"
-        config.write_text(yaml.safe_dump({"global": timing, "scrape_configs": [scrape]}))
+        settings = {"global": timing, "rule_files": files, "scrape_configs": [scrape]}
+        config.write_text(yaml.safe_dump(settings))
         command = [
             str(binary),
             f"--config.file={config}",
@@ -342,8 +353,9 @@ def start_agent(folder: Callable[[], Path], processes: ExitStack) -> Callable[..
 def start_prometheus(
     tool: Callable[[str, str], Path], folder: Callable[[], Path], processes: ExitStack
 ) -> Callable[..., Prometheus]:
-    def start(target_port: int, *features: str) -> Prometheus:
-        prometheus = Prometheus(tool("prometheus", "prometheus"), folder(), target_port, *features)
+    def start(target_port: int, *features: str, **more: Any) -> Prometheus:
+        binary = tool("prometheus", "prometheus")
+        prometheus = Prometheus(binary, folder(), target_port, *features, **more)
         processes.callback(prometheus.end)
         prometheus.start()
         return prometheus

@@ -269,6 +269,7 @@ def test_what_senders_push_stands_apart_and_displaces_nothing() -> None:
     pushed = (
         Metric("tidegauge.received", Kind.COUNTER, "{item}", "", (Number(GRPC, 5.0),), received=True),
         Metric("model.inference.latency", Kind.GAUGE, "s", "", (Number(mine, 9.0),), received=True),
+        Metric("done", Kind.COUNTER, "1", "", (Number((), 7.0),), received=True),
         Metric("size", Kind.SUMMARY, "By", "", (Summary((), 4, 4096.0, ((0.5, 1.0),)),), received=True),
         Metric("score", Kind.HISTOGRAM, "", "", (Histogram((), (1.0,), (2, 2), 3.0),), received=True),
         Metric("change", Kind.EXPONENTIAL_HISTOGRAM, "", "", (
@@ -284,6 +285,7 @@ def test_what_senders_push_stands_apart_and_displaces_nothing() -> None:
     ]  # fmt: skip
     latency = page.row("model.inference.latency", "gauge")
     assert (len(latency[2]), latency[3:]) == (200, ["", "9 s"])
+    assert page.row("done", "counter", "")[3:] == ["", "7"]
     assert page.row("size", "summary", "")[3:] == ["4", "1.0 KiB"]
     assert page.row("score", "histogram", "")[3:] == ["4", "0.75"]
     assert page.row("change", "exponential histogram", "")[3:] == ["3", "-1"]

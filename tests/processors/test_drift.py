@@ -13,7 +13,7 @@ from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.processors.drift import Drift
 from tidegauge.reference import ReferenceBuilder
-from tidegauge.units import Size
+from tidegauge.units import Duration, Size
 from tidegauge.wire.logs import LOG
 
 NOW = 1_800_000_000 * 10**9
@@ -93,6 +93,17 @@ def test_statistics_are_those_of_the_raw_values():
     chi2 = values(drift, "feature.drift.statistic", statistic="chi2")["country"]
     assert chi2 == pytest.approx(wanted.statistic)
     assert values(drift, "feature.drift.p_value", statistic="chi2")["country"] == pytest.approx(wanted.pvalue)
+
+
+def test_other_windows_are_judged_under_their_label():
+    settings = Settings(other_windows=(Duration("5m"), Duration("24h")))
+    drift = Drift(settings, [reference(table(20_000, 1))])
+    drift.update(records(table(5_000, 2, shift=8.0)))
+    for window in ("5m", "24h"):
+        score = values(drift, "feature.drift.score", window=window)
+        assert score == values(drift, "feature.drift.score")
+        assert values(drift, "feature.drifted", window=window)["age"] == 1
+    assert values(drift, "feature.window.count", window="5m") == {}
 
 
 def test_below_the_least_rows_there_is_no_estimate():

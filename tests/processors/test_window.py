@@ -202,6 +202,18 @@ def test_without_a_timestamp_the_time_of_arrival_counts():
     assert event_times(records({"x": [1.0, 2.0]})).tolist() == [NOW, NOW]
 
 
+def test_what_is_captured_has_the_rows_that_wait_to_be_folded():
+    panes = window()
+    panes.update(at(0, 1))
+    state = panes.capture()
+    panes.update(at(2))
+    assert held(panes) == 3
+    assert sum(int(pane.counts.sum()) for pane in state.panes.held.values()) == 2
+    again = window()
+    again.restore(state, anew=False)
+    assert held(again) == 2
+
+
 def test_an_all_future_batch_in_an_empty_window_changes_nothing():
     panes = window()
     assert panes.update(at(100)) == {"future": 1}

@@ -279,6 +279,9 @@ def one_span(span: dict[str, Any], resource: dict[str, Any]) -> bytes:
         ({"model.version": -1}, {}, Identity("unknown", "-1")),
         ({"model.stage": "canary", "data_source": "eu"}, {}, Identity("unknown", "", "canary", "eu")),
         ({"model.name": "m" * 300}, {}, Identity("m" * 256)),
+        ({"model.name": "m" * 100}, {"model.version": "7" * 70}, Identity("m" * 100, "7" * 70)),
+        ({"model.name": "\N{GRINNING FACE}" * 10_000}, {}, Identity("\N{GRINNING FACE}" * 256)),
+        ({"model.name": "xy" + "\N{EURO SIGN}" * 1000}, {}, Identity("xy" + "\N{EURO SIGN}" * 254)),
     ],
 )
 def test_identity(span: dict[str, Any], resource: dict[str, Any], identity: Identity) -> None:

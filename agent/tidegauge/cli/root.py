@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,6 +13,9 @@ import click
 
 if TYPE_CHECKING:
     from tidegauge.config import Config, ConfigError
+
+_QUICK_S = 5.0
+"""Importing takes 1 s from the cache, and 40 s of a core without."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -40,11 +46,13 @@ def run(config: Path | None) -> None:
       tidegauge run --config /etc/tidegauge/agent.yaml
       OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317 tidegauge run
     """
-    from tidegauge.cli.run import run_agent
     from tidegauge.config import ConfigError
 
     try:
-        run_agent(_load(config))
+        settings = _load(config)
+        with _telling():
+            from tidegauge.cli.run import run_agent
+        run_agent(settings)
     except ConfigError as error:
         _refuse(error)
 
@@ -60,11 +68,13 @@ def check(file: Path) -> None:
     Example:
       tidegauge check agent.yaml
     """
-    from tidegauge.cli.run import check_files
     from tidegauge.config import ConfigError
 
     try:
-        check_files(_load(file))
+        settings = _load(file)
+        with _telling():
+            from tidegauge.cli.run import check_files
+        check_files(settings)
     except ConfigError as error:
         _refuse(error)
     click.echo(f"{file}: ok")
@@ -141,10 +151,23 @@ def version() -> None:
     click.echo(f"tidegauge {__version__}")
 
 
-def _load(path: Path | None) -> Config:
-    from tidegauge import config
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Say why it takes so long, where it does."""
+    what = "still loading: kernels that are not on disk yet are compiled, once, for up to a minute"
+    timer = threading.Timer(_QUICK_S, click.echo, [what], {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
-    return config.load(path, os.environ)
+
+def _load(path: Path | None) -> Config:
+    from tidegauge import config_file
+
+    return config_file.load(path, os.environ)
 
 
 def _refuse(error: ConfigError) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from tidegauge.batch import Signal
 from tidegauge.config import ConfigError, DiskQueue, Problem
-from tidegauge.exporters.disk_thread import DiskThread
+from tidegauge.disk_thread import DiskThread
 from tidegauge.exporters.journal import Chunk, Extent, Journal, Place, Request
 from tidegauge.exporters.lane import Entry
 from tidegauge.exporters.segment import HEADER_BYTES, Position

@@ -9,13 +9,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from tidegauge import __version__
-from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Metric, Number, Point
+from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number, Point
 from tidegauge.snapshot import Snapshot
 from tidegauge.stats.exponential import quantile
 
 ROWS = 200
 """Rows shown of one table; /metrics has them all."""
-_LONGEST = 200  # characters of a cell: what senders name has no end
+_WIDE, _LONGEST = (
+    60,
+    200,
+)  # characters from which a cell has several lines, and that it has: names have no end
 
 _TIMINGS = ("time_to_first_token", "time_per_output_token", "phase.duration", "tokens")
 _IDENTITY = ("model", "version", "stage", "data_source")
@@ -31,7 +34,8 @@ margin-bottom:1rem}.dim,caption,th{color:var(--dim)}section{background:var(--car
 var(--line);border-radius:10px;padding:1rem 1.2rem;margin:0 0 1rem;overflow-x:auto}table{width:100%;
 border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{text-align:left;padding:.25rem .9rem
 .25rem 0;border-bottom:1px solid var(--line);white-space:nowrap}th{font-weight:500;font-size:.85rem}
-tr:last-child td{border-bottom:0}.n{text-align:right}.ill{color:var(--ill);font-weight:600}
+tr:last-child td{border-bottom:0}.n{text-align:right}.long{white-space:normal;overflow-wrap:anywhere}
+.ill{color:var(--ill);font-weight:600}
 tr.ill td{background:var(--tint)}.well{color:var(--well);font-weight:600}a{color:inherit}p{margin:.3rem 0}
 """
 
@@ -260,7 +264,7 @@ def _pushed(metrics: Iterable[Metric]) -> str:
             metric.name,
             metric.kind.value.replace("_", " "),
             _all(point.attributes),
-            *_summed(point, metric.unit),
+            *_summed(metric, point),
         )
         for metric in metrics
         if metric.received
@@ -290,9 +294,10 @@ def _table(
 
 
 def _cells(tag: str, row: Row, texts: int) -> str:
+    kinds = ("n" if index >= texts else "long" if len(cell) > _WIDE else "" for index, cell in enumerate(row))
     return "".join(
-        f"<{tag}{' class=n' if index >= texts else ''}>{html.escape(cell[:_LONGEST])}</{tag}>"
-        for index, cell in enumerate(row)
+        f"<{tag}{f' class={kind}' if kind else ''}>{html.escape(cell[:_LONGEST])}</{tag}>"
+        for kind, cell in zip(kinds, row, strict=True)
     )
 
 
@@ -311,7 +316,9 @@ def _slow_trace(point: ExponentialHistogram) -> str:
     return "" if slowest is None else dict(slowest.attributes).get("trace_id", "")
 
 
-def _summed(point: Point, unit: str) -> Row:
+def _summed(metric: Metric, point: Point) -> Row:
+    # As in names: of a counter a unit of 1 makes no ratio.
+    unit = "" if (metric.kind, metric.unit) == (Kind.COUNTER, "1") else metric.unit
     if isinstance(point, Number):
         return "", _value(point.value, unit)
     count = sum(point.counts) if isinstance(point, Histogram) else point.count

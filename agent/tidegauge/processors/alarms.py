@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,13 @@ from tidegauge.stats.evidence import concentrations, inflation, watch
 _OVER = 3.0
 """How far ln R may pass an alarm's level: with the usual evidence of -1 to -10 a pane an alarm ends
 within a few panes after its cause."""
+
+
+class AlarmState(NamedTuple):
+    """Alarms as they were at one moment: ln R, float64[columns], and the latest panes they learn from."""
+
+    log_r: npt.NDArray[np.float64]
+    recent: tuple[Counts, ...]
 
 
 class Alarms:
@@ -71,6 +79,15 @@ class Alarms:
                     most = self.level + _OVER
                     watch(baselines.bins, baselines.counts, given, window, spread, most, log_r)
         self._recent.append(pane)
+
+    def capture(self) -> AlarmState:
+        """All that they have gathered. The panes are never changed, so they are not copied."""
+        return AlarmState(self.log_r.copy(), tuple(self._recent))
+
+    def restore(self, state: AlarmState) -> None:
+        """Go on from there."""
+        self.log_r = state.log_r
+        self._recent.extend(state.recent)
 
     def _concentrations(self) -> tuple[npt.NDArray[np.float64], ...]:
         if self._given is None:

@@ -82,6 +82,21 @@ class Counts:
         self.categories = np.zeros((len(tables.known), tables.most_categories), np.int64)
         self.missing = np.zeros(len(tables.known), np.int64)
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What it is made of, by name."""
+        return vars(self)
+
+    def copy(self) -> Counts:
+        """Another one with the same counts."""
+        other = Counts.__new__(Counts)
+        vars(other).update({name: array.copy() for name, array in self.arrays().items()})
+        return other
+
+    def __isub__(self, other: Counts) -> Self:
+        for mine, its in zip(self.arrays().values(), other.arrays().values(), strict=True):
+            np.subtract(mine, its, out=mine)
+        return self
+
     def __iadd__(self, other: Counts) -> Self:
         self.counts += other.counts
         self.sums += other.sums

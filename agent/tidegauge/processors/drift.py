@@ -8,18 +8,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from msgspec import structs
+
 from tidegauge.batch import Batch, Records
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
-from tidegauge.metric import Metric, Number, attributes
+from tidegauge.metric import Histogram, Metric, Number, attributes
 from tidegauge.processors.alarms import Alarms
-from tidegauge.processors.counts import Tables, tallies
+from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode
+from tidegauge.processors.counts import Tables, Tally, tallies
 from tidegauge.processors.evidence import Evidence
 from tidegauge.processors.report import METRICS, Labels, Points, alarm, describe, family, lifetime, report
 from tidegauge.processors.warmup import WarmUp
 from tidegauge.processors.window import Window
 from tidegauge.profile import ProfileError, Reference
+from tidegauge.statefile import StateError
 from tidegauge.units import duration_text
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ class Drift:
         self._known: dict[Identity, tuple[tuple[int, int], Points]] = {}
         self._on_reference = on_reference
         self._start_ns = time.time_ns()
+        self._starts: dict[Identity, int] = {}  # of lifetimes that began in an earlier run
+        self._sums: dict[Identity, dict[str, float]] = defaultdict(dict)
         for reference in references:
             self._adopt(reference)
 
@@ -120,6 +126,70 @@ class Drift:
             if name in points
         )
 
+    def capture(self) -> DriftState:
+        """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
+        identities = tuple(
+            IdentityState(
+                identity,
+                window.tables,
+                self._starts.get(identity, self._start_ns),
+                dict(self._sums[identity]),
+                window.capture(),
+                self._alarms[identity].capture(),
+            )
+            for identity, window in self._windows.items()
+        )
+        stamp = (
+            tuple((identity, window.updates) for identity, window in self._windows.items()),
+            tuple((model, warm_up.rows) for model, warm_up in self._warm_ups.items()),
+        )
+        return DriftState(stamp, identities, tuple(one.capture() for one in self._warm_ups.values()))
+
+    def restore(self, frames: Iterable[bytes], *, complete: bool) -> list[str]:
+        """Go on from a state: to be called before the first batch.
+
+        Unless it is `complete`, rows that scrapes have counted may be missing from it: `prediction.histogram`
+        then begins at 0 again. Returns why parts of it were not used.
+        """
+        problems = []
+        try:
+            for frame in frames:
+                try:
+                    self._take(decode(frame, self._tables_of), complete=complete)
+                except (StateError, ValueError) as error:
+                    problems.append(str(error))
+        except StateError as error:  # from where on it cannot be read
+            problems.append(str(error))
+        return problems
+
+    def _tables_of(self, identity: Identity) -> Tables | None:
+        return self._tables.get((identity.model, identity.version))
+
+    def _take(self, state: IdentityState | FirstRows, *, complete: bool) -> None:
+        if isinstance(state, FirstRows):
+            self._take_first_rows(state)
+            return
+        if len(self._windows) >= self._settings.max_identities:
+            raise StateError("it has more identities than drift.max_identities")
+        window = Window(state.tables, self._settings)
+        window.restore(state.window, anew=not complete)
+        self._open(state.identity, window)
+        self._alarms[state.identity].restore(state.alarms)
+        if complete:
+            self._starts[state.identity] = state.start_ns
+            self._sums[state.identity] = state.sums
+
+    def _take_first_rows(self, state: FirstRows) -> None:
+        model = (state.model, state.version)
+        if model in self._references:
+            return  # it got one meanwhile
+        if model not in self._warm_ups:
+            if len(self._references) + len(self._warm_ups) >= self._settings.max_identities:
+                raise StateError("it has more models than drift.max_identities")
+            self._warm_ups[model] = WarmUp(*model, self._settings)
+        self._warm_ups[model].restore(state)
+        self._keep_within_memory()
+
     def _adopt(self, reference: Reference) -> None:
         model = (reference.model, reference.version)
         limit = self._settings.max_features
@@ -140,21 +210,29 @@ class Drift:
             if len(self._windows) >= self._settings.max_identities:
                 return {"identity_limit": batch.items}
             tables = self._tables[batch.identity.model, batch.identity.version]
-            window = self._windows[batch.identity] = Window(tables, self._settings)
-            self._alarms[batch.identity] = Alarms(tables, self._settings)
-            self._labels[batch.identity] = self._label(batch.identity, window)
+            window = Window(tables, self._settings)
+            self._open(batch.identity, window)
         left_out = window.update(batch)
         for pane in window.closed():
             self._alarms[batch.identity].look(pane)
         return left_out
 
+    def _open(self, identity: Identity, window: Window) -> None:
+        self._windows[identity] = window
+        self._alarms[identity] = Alarms(window.tables, self._settings)
+
     def _label(self, identity: Identity, window: Window) -> dict[str, list[Labels]]:
-        """By window: "" for `drift.window`, whose points carry no label of it."""
+        """By window: "" for `drift.window`, whose points carry no label of it. Made when first wanted: for
+        2000 columns restored at once it takes a second, which the start need not wait for."""
+        if identity in self._labels:
+            return self._labels[identity]
         texts = [
             "" if length == self._settings.window else duration_text(length) for length in window.lengths
         ]
         profiles = window.tables.profiles
-        return {text: [Labels(identity, profile, text) for profile in profiles] for text in texts}
+        found = {text: [Labels(identity, profile, text) for profile in profiles] for text in texts}
+        self._labels[identity] = found
+        return found
 
     def _judged(self, identity: Identity, window: Window, now_ns: int) -> Points:
         try:
@@ -166,7 +244,7 @@ class Drift:
 
     def _judge(self, identity: Identity, window: Window, now_ns: int) -> Points:
         points: Points = defaultdict(list)
-        for length, (text, labels) in zip(window.lengths, self._labels[identity].items(), strict=True):
+        for length, (text, labels) in zip(window.lengths, self._label(identity, window).items(), strict=True):
             counts = window.total(now_ns, length)
             if not text:
                 for names, column in zip(labels, tallies(window.tables, counts), strict=True):
@@ -176,12 +254,21 @@ class Drift:
             report(labels, Evidence(window.tables, counts, self._settings), points)
         for column in tallies(window.tables, window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
-                points["prediction.histogram"].append(lifetime(identity, column))
+                points["prediction.histogram"].append(self._lifetime(identity, column))
         for skipped in window.skipped[: self._settings.max_features]:
             prefix, key = family(skipped.role)
             where = identity.attributes(**{key: skipped.name, "reason": skipped.reason})
             points[f"{prefix}.skipped"].append(Number(where, 1.0))
         return points
+
+    def _lifetime(self, identity: Identity, column: Tally) -> Histogram:
+        found = lifetime(identity, column)
+        name, total = column.profile.name, found.sum
+        if len(column.profile.edges) and column.profile.edges[0] >= 0:
+            # Panes add up in another order when they move: a last digit less would read as a reset.
+            total = max(total, self._sums[identity].get(name, 0.0))
+            self._sums[identity][name] = total
+        return structs.replace(found, sum=total, start_ns=self._starts.get(identity, 0))
 
     def _collect_references(self, points: Points) -> None:
         for (model, version), reference in self._references.items():

@@ -23,6 +23,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes
 from tidegauge.wire.metrics import PointKind
 from tidegauge.wire.points import gather
@@ -36,18 +37,20 @@ MOST_TEXT = 4096
 _MOST_TARGET_TEXT = 256  # characters of a value on target_info, such as of a process's command line
 _MOST_BYTES = 2**16  # of a resource, or of a scope
 _MOST_TEXT_BYTES = 4 * MOST_TEXT
+_MOST_ATTRIBUTE_BYTES = 2 * _MOST_TEXT_BYTES  # of a point: what has more is too large for a series
 _SCHEMA_URL = 0x1A
 _SUBMESSAGE = 0x0A
 _POINTS: Mapping[
     PointKind,
-    type[NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint],
+    tuple[type[NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint | SummaryDataPoint], int],
 ] = {
-    PointKind.GAUGE: NumberDataPoint,
-    PointKind.SUM: NumberDataPoint,
-    PointKind.HISTOGRAM: HistogramDataPoint,
-    PointKind.EXPONENTIAL_HISTOGRAM: ExponentialHistogramDataPoint,
-    PointKind.SUMMARY: SummaryDataPoint,
+    PointKind.GAUGE: (NumberDataPoint, 0x3A),
+    PointKind.SUM: (NumberDataPoint, 0x3A),
+    PointKind.HISTOGRAM: (HistogramDataPoint, 0x4A),
+    PointKind.EXPONENTIAL_HISTOGRAM: (ExponentialHistogramDataPoint, 0x0A),
+    PointKind.SUMMARY: (SummaryDataPoint, 0x3A),
 }
+"""The message of a point, and the tag of its attributes."""
 
 
 class Target(NamedTuple):
@@ -80,10 +83,18 @@ class Places:
         return _or_raise(self._targets[offset])
 
     def labels(self, point: np.void) -> Attributes:
-        """All labels of a POINT, its own first. ValueError: its resource or scope is too large."""
-        begin = int(point["offset"])
-        raw = self._raw[begin : begin + int(point["length"])]
-        decoded = _POINTS[PointKind(int(point["kind"]))].FromString(raw)
+        """All labels of a POINT, its own first; the overflow's where they are too many to be read.
+
+        Raises ValueError where its resource or scope is too large.
+        """
+        message, tag = _POINTS[PointKind(int(point["kind"]))]
+        place = int(point["offset"]), int(point["length"])
+        try:
+            # Not all of the point: a million exemplars, as objects, would stop all threads for seconds.
+            raw = gather(self._raw, *place, 5, tag, _MOST_ATTRIBUTE_BYTES, framed=True)
+        except ValueError:
+            return OVERFLOW
+        decoded = message.FromString(raw)
         target = self.target(point).labels
         # As Prometheus renames a label of a target that clashes with its own.
         taken = {key for key, _ in target}

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tidegauge.processors.counts import Counts, Tables
+
+RETIRED = -1
+"""The place of the sum of all that left the last level, beside the levels."""
+
+
+class PaneState(NamedTuple):
+    """Panes as they were at one moment, which nobody changes any more.
+
+    `widths_ns` are those of each level's panes. `held` are the panes by level and number, in the order
+    in which sums add them up; the sum of what left them is at (RETIRED, 0).
+    """
+
+    widths_ns: tuple[int, ...]
+    held: Mapping[tuple[int, int], Counts]
 
 
 class Panes:
@@ -27,6 +42,7 @@ class Panes:
         self._levels: list[dict[int, Counts]] = [{} for _ in windows_ns]
         self._retired = Counts(tables)
         self._until: float = -math.inf
+        self._lent: set[tuple[int, int]] = set()  # captured as they are: copied before they are changed
 
     def begin(self, level: int, time_ns: int) -> int:
         """Where the window of `level` that holds `time_ns` in its last pane begins, Unix nanoseconds."""
@@ -91,6 +107,34 @@ class Panes:
                 total += pane
         return total
 
+    def capture(self) -> PaneState:
+        """All of it, without a copy: a pane is copied when rows come to it after this."""
+        held = {
+            (level, number): pane
+            for level, panes in enumerate(self._levels)
+            for number, pane in panes.items()
+        }
+        held[RETIRED, 0] = self._retired
+        self._lent = set(held)
+        return PaneState(tuple(self._widths), held)
+
+    def restore(self, state: PaneState, *, anew: bool) -> None:
+        """Go on from a state of panes of the same widths. `anew`: the lifetime begins with no rows.
+
+        Raises:
+            ValueError: where the widths are others.
+        """
+        if state.widths_ns != tuple(self._widths):
+            raise ValueError("its panes are of other lengths (drift.window, other_windows, panes)")
+        for (level, number), pane in state.held.items():
+            if level == RETIRED:
+                self._retired = pane
+            else:
+                self._levels[level][number] = pane
+        if anew:
+            self._retired = Counts(self._tables)
+            self._retired -= self.lifetime()
+
     def _sum(self, deepest: int, begin_ns: int, end_ns: int | None) -> Counts:
         total = Counts(self._tables)
         for level in range(deepest + 1):
@@ -102,6 +146,9 @@ class Panes:
 
     def _after(self, level: int, number: int) -> Counts:
         if level + 1 == len(self._levels):
+            if (RETIRED, 0) in self._lent:
+                self._lent.remove((RETIRED, 0))
+                self._retired = self._retired.copy()
             return self._retired
         return self._pane(level + 1, number * self._widths[level] // self._widths[level + 1])
 
@@ -109,4 +156,7 @@ class Panes:
         pane = self._levels[level].get(number)
         if pane is None:
             pane = self._levels[level][number] = Counts(self._tables)
+        elif (level, number) in self._lent:
+            pane = self._levels[level][number] = pane.copy()
+        self._lent.discard((level, number))
         return pane

@@ -33,20 +33,14 @@ class Labels:
 
     def __init__(self, identity: Identity, profile: Profile, window: str = "") -> None:
         self.prefix, key = family(profile.role)
-        where = {key: profile.name, "window": window}
-        self.column = identity.attributes(**where)
-        self.statistics = tuple(identity.attributes(**where, statistic=name) for name in STATISTICS)
-        self.quantiles = tuple(
-            identity.attributes(**where, statistic=name, probability=str(NULL_QUANTILE))
-            for name in STATISTICS
-        )
-        self.reasons = {
-            reason: identity.attributes(**where, reason=reason) for reason in (FEW_ROWS, EMPTY_REFERENCE)
-        }
-        self.bins = tuple(
-            identity.attributes(**{key: profile.name, "bin": label})
-            for label in (*profile.bin_labels(), "__missing__")
-        )
+        column = self.column = identity.attributes(**{key: profile.name, "window": window})
+        self.statistics = tuple((*column, ("statistic", name)) for name in STATISTICS)
+        quantile = ("probability", str(NULL_QUANTILE))
+        self.quantiles = tuple((*statistic, quantile) for statistic in self.statistics)
+        self.reasons = {reason: (*column, ("reason", reason)) for reason in (FEW_ROWS, EMPTY_REFERENCE)}
+        # Counts are told of `drift.window` only.
+        bins = () if window else (*profile.bin_labels(), "__missing__")
+        self.bins = tuple((*column, ("bin", label)) for label in bins)
 
 
 def describe(labels: Labels, column: Tally, points: Points) -> None:

@@ -13,6 +13,12 @@ TRITON = SCOPES_KNOWN.index("triton-server")
 _SERVER, _CLIENT, _PRODUCER, _CONSUMER = 2, 3, 4, 5
 
 
+@njit(types.boolean(types.int32), **INLINE)
+def serves(kind):  # type: ignore[no-untyped-def]
+    """Whether a span of that kind answers somebody."""
+    return kind in (_SERVER, _CONSUMER)
+
+
 @njit(types.boolean(numba.from_dtype(SPAN)), **INLINE)
 def is_request(span):  # type: ignore[no-untyped-def]
     """Whether a span (of SPAN) is a request.
@@ -25,6 +31,6 @@ def is_request(span):  # type: ignore[no-untyped-def]
     """
     if span.scope == TRITON:
         return span.has_model
-    if span.has_model or span.kind in (_SERVER, _CONSUMER):
+    if span.has_model or serves(span.kind):
         return True
     return span.is_root and span.kind not in (_CLIENT, _PRODUCER)

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit, types
 
 from tidegauge.processors.held import DISCARDED, HELD_T, Outcome
+from tidegauge.processors.requests import serves
 from tidegauge.stats.kernel import KERNEL
 from tidegauge.stats.keyed import mix
 
@@ -32,7 +33,6 @@ NODE = np.dtype(
 NODES_T = numba.from_dtype(NODE)[::1]
 
 _NONE, _UNKNOWN, _ON_PATH = -1, -2, -3
-_SERVER, _CONSUMER = 2, 5
 _WAITING, _ANALYSED = int(Outcome.WAITING), int(Outcome.ANALYSED)
 _SAMPLED, _DUPLICATE, _ORPHANED = int(Outcome.SAMPLED), int(Outcome.DUPLICATE), int(Outcome.ORPHANED)
 _TOO_LARGE, _TOO_LONG = int(Outcome.TOO_LARGE), int(Outcome.TOO_LONG)
@@ -67,11 +67,6 @@ def _slot(held, table, trace, span_id):  # type: ignore[no-untyped-def]
     return np.int64(slot)
 
 
-@njit(types.boolean(types.int32), **KERNEL)
-def _serves(kind):  # type: ignore[no-untyped-def]
-    return kind in (_SERVER, _CONSUMER)
-
-
 @njit(types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, types.int64), **KERNEL)
 def _enter(held, count, table, nodes, now_ns):  # type: ignore[no-untyped-def]
     """Put the spans into the table, duplicates apart, and stamp those that are new. Tombstones among them."""
@@ -102,7 +97,7 @@ def _adopt(held, count, table, nodes, limits):  # type: ignore[no-untyped-def]
         node.request = _UNKNOWN
         if row.parent_id != 0:
             node.parent = table[_slot(held, table, row.trace, row.parent_id)]
-        if row.is_root or (_serves(row.kind) and not (node.parent >= 0 and _serves(held[node.parent].kind))):
+        if row.is_root or (serves(row.kind) and not (node.parent >= 0 and serves(held[node.parent].kind))):
             node.request = place
         elif node.parent < 0 and row.has_model and row.arrived_ns + limits.give_up_ns <= limits.now_ns:
             # A call of a model whose caller is traced elsewhere.

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
-from tidegauge.layout import FOLDED, Kind
+from tidegauge.identity import Identity
+from tidegauge.layout import FOLDED, Kind, layout_of
+from tidegauge.processors.checkpoint import FirstRows
 from tidegauge.profile import Profile, ProfileError, Reference
 from tidegauge.reference import ReferenceBuilder
 
@@ -39,6 +41,20 @@ class WarmUp:
         self.rows += taken
         self.nbytes += batch.nbytes
         return replace(batch, rows=batch.rows.slice(taken))
+
+    def capture(self) -> FirstRows:
+        """The rows held, which nobody changes."""
+        return FirstRows(self._model, self._version, tuple(batch.rows for batch in self._held))
+
+    def restore(self, state: FirstRows) -> None:
+        """Take in rows that were held before, as many as are still needed.
+
+        Raises:
+            LayoutError: for columns that cannot be served.
+        """
+        for rows in state.batches:
+            identity = Identity(self._model, self._version)
+            self.update(Records("state", identity, layout_of(rows.schema), rows, 0, rows.nbytes))
 
     def build(self) -> Reference:
         """The reference of the rows held. A column that changes its type in them is left out.

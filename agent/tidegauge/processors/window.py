@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,13 +15,23 @@ from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
 from tidegauge.layout import Layout, Role
 from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
-from tidegauge.processors.panes import Panes
+from tidegauge.processors.panes import Panes, PaneState
 from tidegauge.units import Duration
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
 _FARTHEST_S = 9.2e9
 """Unix seconds that still fit int64 nanoseconds (year 2261)."""
+
+
+class WindowState(NamedTuple):
+    """A window as it was at one moment: its panes, the watermark and when it was set (Unix nanoseconds),
+    and the first pane that `Window.closed` has not given."""
+
+    panes: PaneState
+    watermark_ns: int | None
+    arrived_ns: int
+    next_pane: int | None
 
 
 class Window:
@@ -150,6 +160,25 @@ class Window:
         """The sum of every pane there ever was."""
         self.settle()
         return self._panes.lifetime()
+
+    def capture(self) -> WindowState:
+        """All of it; takes microseconds, and nothing is copied before it changes."""
+        self.settle()
+        return WindowState(self._panes.capture(), self._watermark, self._arrived, self._next)
+
+    def restore(self, state: WindowState, *, anew: bool) -> None:
+        """Go on from there. `anew`: `lifetime` begins with no rows.
+
+        Raises:
+            ValueError: where the windows have other panes.
+        """
+        self._panes.restore(state.panes, anew=anew)
+        _, self._watermark, self._arrived, self._next = state
+
+    @property
+    def updates(self) -> int:
+        """Batches met. Between two equal numbers nothing has changed."""
+        return self._updates
 
     def stamp(self, now_ns: int) -> tuple[int, int]:
         """Differs from an earlier one if a total may."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import grpc
 
+from tidegauge import memory
 from tidegauge.config import GrpcReceiver
 from tidegauge.receivers.outcome import RefusedError, Verdict
 
@@ -23,10 +22,6 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 _TICK_S = 0.05
 """How often memory is looked at while many messages are arriving; a look takes 20 us."""
-
-_STATM = Path("/proc/self/statm")
-_WATCHED = _STATM.exists()
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Arrivals:
@@ -108,7 +103,7 @@ class Arrivals:
         return bytes(raw)
 
     async def __aenter__(self) -> Self:
-        if _WATCHED:
+        if memory.WATCHED:
             self._watcher = asyncio.create_task(self._watch(), name="arrivals")
         return self
 
@@ -156,8 +151,7 @@ class Arrivals:
 
     def _memory(self) -> int:
         """Bytes of anonymous memory that are not the queue's."""
-        _, resident, shared, *_ = map(int, _STATM.read_bytes().split())
-        return (resident - shared) * _PAGE - self._held()
+        return memory.anonymous_bytes() - self._held()
 
 
 def _trim() -> None:

@@ -275,39 +275,60 @@ def read_exemplars(buf, points, places, out, sizes):  # type: ignore[no-untyped-
 
 
 @njit(
-    types.int64(BYTES, types.int64, types.int64, types.int64, types.int64, types.boolean, types.uint8[::1]),
+    types.int64(
+        BYTES,
+        types.int64,
+        types.int64,
+        types.int64,
+        types.int64,
+        types.boolean,
+        types.boolean,
+        types.uint8[::1],
+    ),
     **KERNEL,
 )
-def _gather(buf, pos, end, level, wanted, only_last, out):  # type: ignore[no-untyped-def]
+def _gather(buf, pos, end, level, wanted, only_last, framed, out):  # type: ignore[no-untyped-def]
     size = 0
     while pos < end:
+        at = pos
         tag, _, start, pos = field(buf, pos, end, level)
         if pos < 0:
             return pos
         if tag == wanted:
             if only_last:
                 size = 0
+            if framed:
+                start = at
             if size + pos - start > out.size:
                 return TOO_MANY
-            for at in range(start, pos):
-                out[size] = buf[at]
+            for place in range(start, pos):
+                out[size] = buf[place]
                 size += 1
     return size
 
 
 def gather(
-    raw: bytes, offset: int, length: int, level: int, tag: int, most: int, *, only_last: bool = False
+    raw: bytes,
+    offset: int,
+    length: int,
+    level: int,
+    tag: int,
+    most: int,
+    *,
+    only_last: bool = False,
+    framed: bool = False,
 ) -> bytes:
     """The payloads of all fields `tag` in the message at [offset, offset + length), one after the other.
 
     Those of a submessage are a submessage that reads the same, for so protobuf merges its pieces; of a
-    string `only_last` counts. `level` is the message's depth, 0 for the request itself.
+    string `only_last` counts. `framed`: each with its tag and length, a message of these fields alone.
+    `level` is the message's depth, 0 for the request itself.
 
     Raises:
         ValueError: where they are more than `most` bytes, or not well-formed.
     """
     out = np.empty(min(most, length), np.uint8)
-    size = _gather(view(raw), offset, offset + length, level, tag, only_last, out)
+    size = _gather(view(raw), offset, offset + length, level, tag, only_last, framed, out)
     if size < 0:
         raise ValueError(f"a field is malformed or has more than {most} bytes")
     return out[:size].tobytes()

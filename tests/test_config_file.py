@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegauge.config import Config, ConfigError, load
+from tidegauge.config import Config, ConfigError
+from tidegauge.config_file import load
 from tidegauge.units import Duration, Size, parse_endpoint
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tidegauge.config import ConfigError
-from tidegauge.exporters.lock import StateLock
+from tidegauge.lock import StateLock
 
 
 def test_a_second_one_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -27,5 +27,20 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with (
         pytest.raises(ConfigError, match=r"state_dir: .*state cannot be written"),
         StateLock(tmp_path / "state"),
+    ):
+        pass
+
+
+def test_a_folder_that_is_not_needed_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("a file")
+    with StateLock(tmp_path / "state", needed=False):
+        pass
+    assert "a restart will lose what it was to keep" in caplog.text
+    with (
+        StateLock(tmp_path / "other", needed=False),
+        pytest.raises(ConfigError, match="in use"),
+        StateLock(tmp_path / "other", needed=False),
     ):
         pass

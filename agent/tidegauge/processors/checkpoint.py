@@ -1,0 +1,204 @@
+"""The drift processor's state as Arrow, and back.
+
+Arrow IPC and not Parquet: nobody queries it, every value must come back to the last bit, and pages and
+statistics would be made only to be thrown away. An identity is a stream of one row, so that one which
+cannot be used costs no other; compressed with zstd, which halves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterator
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tidegauge.identity import Identity
+from tidegauge.processors.alarms import AlarmState
+from tidegauge.processors.counts import Counts, Tables
+from tidegauge.processors.panes import PaneState
+from tidegauge.processors.window import WindowState
+from tidegauge.statefile import StateError
+
+_KIND, _WINDOW, _FIRST_ROWS = b"tidegauge.state", b"window", b"first_rows"
+_RECENT = -2
+"""The level of the panes that alarms learn from, beside RETIRED and the windows'."""
+
+_FRAME_BYTES = 4 << 20
+"""First rows that go into a frame: it is made in memory."""
+
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+class IdentityState(NamedTuple):
+    """Windows and alarms of one identity. `start_ns` and `sums`, by output, are of its lifetime."""
+
+    identity: Identity
+    tables: Tables
+    start_ns: int
+    sums: dict[str, float]
+    window: WindowState
+    alarms: AlarmState
+
+
+class FirstRows(NamedTuple):
+    """The rows of a model that are to become its reference, as they came."""
+
+    model: str
+    version: str
+    batches: tuple[pa.RecordBatch, ...]
+
+
+class DriftState(NamedTuple):
+    """All that a restart would lose. Immutable: it may be written on another thread than it was taken on.
+
+    Two with equal stamps are equal.
+    """
+
+    stamp: Hashable
+    identities: tuple[IdentityState, ...]
+    first_rows: tuple[FirstRows, ...]
+
+    def frames(self) -> Iterator[bytes]:
+        """It as bytes, made one after the other."""
+        for one in self.identities:
+            yield _identity_frame(one)
+        for held in self.first_rows:
+            yield from _first_rows_frames(held)
+
+
+def fingerprint(tables: Tables) -> str:
+    """Differs for references whose bins, counts or columns do."""
+    found = hashlib.blake2b(digest_size=16)
+    for one in tables.profiles:
+        found.update(repr((one.name, one.role.value, one.kind.value, one.categories)).encode())
+        for values in (one.edges, one.counts, np.array([one.center, one.lowest, one.highest])):
+            found.update(values.tobytes())
+    return found.hexdigest()
+
+
+def decode(frame: bytes, tables_of: Callable[[Identity], Tables | None]) -> IdentityState | FirstRows:
+    """What a frame of `DriftState.frames` holds.
+
+    `tables_of` gives an identity's present reference.
+
+    Raises:
+        StateError: for what does not belong to that reference, or to this version of the agent.
+    """
+    try:
+        with pa.ipc.open_stream(frame) as stream:
+            metadata = stream.schema.metadata or {}
+            batches = tuple(stream)
+        if metadata[_KIND] == _FIRST_ROWS:
+            return FirstRows(metadata[b"model"].decode(), metadata[b"version"].decode(), batches)
+        if metadata[_KIND] != _WINDOW:
+            raise StateError("a part of it is of a kind that is not known")
+        return _identity_state(batches[0], tables_of)
+    except (pa.ArrowException, LookupError, ValueError) as error:
+        raise StateError(f"a part of it cannot be understood: {error}") from error
+
+
+def _identity_frame(state: IdentityState) -> bytes:
+    window, alarms = state.window, state.alarms
+    places = list(window.panes.held) + [(_RECENT, number) for number in range(len(alarms.recent))]
+    panes = [*window.panes.held.values(), *alarms.recent]
+    levels, numbers = zip(*places, strict=True)
+    parts: dict[str, pa.Array[Any]] = {"level": pa.array(levels), "number": pa.array(numbers)}
+    for name in panes[0].arrays():
+        stacked = np.stack([pane.arrays()[name].ravel() for pane in panes])
+        parts[name] = _lists(stacked)
+    columns: dict[str, pa.Array[Any]] = {
+        **{key: pa.array([value]) for key, value in state.identity._asdict().items()},
+        "reference": pa.array([fingerprint(state.tables)]),
+        "start_ns": pa.array([state.start_ns]),
+        "sums": pa.array([list(state.sums.items())], pa.map_(pa.string(), pa.float64())),
+        "widths_ns": pa.array([list(window.panes.widths_ns)]),
+        "watermark_ns": pa.array([window.watermark_ns], pa.int64()),
+        "arrived_ns": pa.array([window.arrived_ns]),
+        "next_pane": pa.array([window.next_pane], pa.int64()),
+        "log_r": _lists(alarms.log_r[None, :]),
+        "panes": pa.LargeListArray.from_arrays(
+            pa.array([0, len(panes)], pa.int64()),
+            pa.StructArray.from_arrays(list(parts.values()), list(parts)),
+        ),
+    }
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+    return _stream([batch.replace_schema_metadata({_KIND: _WINDOW})])
+
+
+def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Tables | None]) -> IdentityState:
+    row: dict[str, Any] = {name: batch.column(name)[0] for name in batch.schema.names}
+    identity = Identity(*(row[name].as_py() for name in Identity._fields))
+    who = " ".join(filter(None, identity))
+    tables = tables_of(identity)
+    if tables is None:
+        raise StateError(f"{who} has no reference now")
+    if row["reference"].as_py() != fingerprint(tables):
+        raise StateError(f"{who} has another reference now")
+    held, recent = {}, []
+    log_r = row["log_r"].values.to_numpy()
+    if len(log_r) != len(tables.profiles):
+        raise StateError(f"{who} has another number of columns")
+    for place, pane in _panes(row["panes"].values, tables):
+        if place[0] == _RECENT:
+            recent.append(pane)
+        else:
+            held[place] = pane
+    return IdentityState(
+        identity,
+        tables,
+        row["start_ns"].as_py(),
+        dict(row["sums"].as_py()),
+        WindowState(
+            PaneState(tuple(row["widths_ns"].as_py()), held),
+            row["watermark_ns"].as_py(),
+            row["arrived_ns"].as_py(),
+            row["next_pane"].as_py(),
+        ),
+        AlarmState(log_r.copy(), tuple(recent)),
+    )
+
+
+def _panes(table: Any, tables: Tables) -> Iterator[tuple[tuple[int, int], Counts]]:
+    places = zip(table.field("level").to_pylist(), table.field("number").to_pylist(), strict=True)
+    parts: dict[str, npt.NDArray[Any]] = {}
+    for name, array in Counts(tables).arrays().items():
+        values = table.field(name).flatten().to_numpy()
+        if values.dtype != array.dtype or len(values) != len(table) * array.size:
+            raise StateError("its counts are of another version of the agent")
+        parts[name] = values.reshape(len(table), *array.shape)
+    for index, place in enumerate(places):
+        pane = Counts(tables)
+        for name, array in pane.arrays().items():
+            array[...] = parts[name][index]
+        yield place, pane
+
+
+def _lists(rows: npt.NDArray[Any]) -> pa.Array[Any]:
+    """A list for each row of a matrix."""
+    offsets = np.arange(len(rows) + 1, dtype=np.int64) * rows.shape[1]
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows.ravel()))
+
+
+def _first_rows_frames(held: FirstRows) -> Iterator[bytes]:
+    """A frame for each run of batches of one schema that fits."""
+    metadata = {_KIND: _FIRST_ROWS, b"model": held.model.encode(), b"version": held.version.encode()}
+    for _, run in groupby(held.batches, lambda batch: batch.schema.serialize().to_pybytes()):
+        batches: list[pa.RecordBatch] = []
+        for batch in run:
+            if batches and sum(one.nbytes for one in batches) > _FRAME_BYTES:
+                yield _stream(batches)
+                batches = []
+            batches.append(batch.replace_schema_metadata(metadata))
+        yield _stream(batches)
+
+
+def _stream(batches: list[pa.RecordBatch]) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batches[0].schema, options=_OPTIONS) as stream:
+        for batch in batches:
+            stream.write_batch(batch)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,71 @@
+"""What a window takes is what docs/architecture.md says, by the sizes of its arrays."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tidegauge.batch import Records
+from tidegauge.config import Drift as Settings
+from tidegauge.identity import Identity
+from tidegauge.layout import layout_of
+from tidegauge.processors.alarms import Alarms
+from tidegauge.processors.drift import Drift
+from tidegauge.reference import ReferenceBuilder
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
+NUMBERS, BINS, CATEGORIES = 7, 20, 3
+WHO = Identity("m", "1")
+
+
+def rows(count, seed=0):
+    random = np.random.default_rng(seed)
+    columns = {f"f{number}": random.normal(size=count) for number in range(NUMBERS)}
+    return pa.RecordBatch.from_pydict(
+        columns | {name: random.choice(["a", "b", "c"][:CATEGORIES], count) for name in "pq"}
+    )
+
+
+def full(settings):
+    """A processor with rows in each pane that there is: a day, at its end as often as panes change."""
+    builder = ReferenceBuilder(bins=BINS, max_categories=10)
+    batch = rows(2_000)
+    layout = layout_of(batch.schema)
+    builder.update(batch, layout)
+    drift = Drift(settings, [builder.build("m", "1", "file")])
+    begin, batch = 1_800_000_000 * 10**9, rows(3, 1)
+    times = [begin + minute * 60 * 10**9 for minute in range(0, 26 * 60, 5)]
+    times += [times[-1] + 25 * step * 10**9 for step in range(1, 13)]
+    for now_ns in times:
+        drift.update(Records("test", WHO, layout_of(batch.schema), batch, now_ns, batch.nbytes))
+    return drift.capture().identities[0]
+
+
+def stated(of, **known):
+    """The formula of a row of the table of memory bounds, with its names replaced."""
+    [formula] = re.findall(rf"^\| {of} \| ([^|:]*)", DOCUMENT.read_text(), re.M)
+    for name, value in known.items():
+        formula = formula.replace(name.replace("_", " "), str(value))
+    return eval(formula.replace("\u00d7", "*").strip())
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(other_windows=())], ids=["three windows", "one"])
+def test_an_identity_takes_what_the_document_says(settings):
+    state = full(settings)
+    held, recent = list(state.window.panes.held.values()), state.alarms.recent
+    pane = stated(
+        "a pane", numbers=NUMBERS, most_bins=BINS, categorical_columns=2, most_categories=CATEGORIES
+    )
+    assert {sum(array.nbytes for array in one.arrays().values()) for one in (*held, *recent)} == {pane}
+    windows = 1 + len(settings.other_windows)
+    panes = stated(
+        "an identity's windows and alarms",
+        **{"`drift.panes`": settings.panes, ") panes": ")", "windows": windows},
+    )
+    assert panes == windows * settings.panes + 1 + Alarms.RECENT
+    # A level has a pane less while the one that its window ends in is in the finer ones alone.
+    assert panes - windows <= len(held) + len(recent) <= panes
