@@ -25,8 +25,10 @@ from tidegauge.processors.drift import Drift
 from tidegauge.profile import Reference
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.statefile import StateFile
+from tidegauge.units import Duration
 
 FEATURES, ROWS = 100, 200
+SETTINGS = Settings(other_windows=(Duration("5m"), Duration("24h")))
 BEGIN_NS, MINUTE_NS = 1_800_000_000 * 10**9, 60 * 10**9
 
 
@@ -34,7 +36,7 @@ def measure(rounds: int, models: int) -> Iterator[Figure]:
     """Milliseconds and megabytes of all models together, three windows each."""
     random = np.random.default_rng(0)
     references = [_reference(random, f"model{number}") for number in range(models)]
-    drift = Drift(Settings(), references)
+    drift = Drift(SETTINGS, references)
     _fill(drift, models, random)
     what = f"drift state of {models} models x {FEATURES} features x 3 windows"
     yield Figure(f"{what}: capture, fold thread", "ms", [_ms(drift.capture) for _ in range(rounds)])
@@ -46,7 +48,7 @@ def measure(rounds: int, models: int) -> Iterator[Figure]:
         yield Figure(f"{what}: encode, write and sync", "ms", writes, "pickle", pickles, less=True)
         sizes = [[Path(folder, name).stat().st_size / 1e6] for name in ("drift.state", "pickled")]
         yield Figure(f"{what}: size", "MB", sizes[0], "pickle", sizes[1], less=True)
-        fresh = [Drift(Settings(), references) for _ in range(rounds)]
+        fresh = [Drift(SETTINGS, references) for _ in range(rounds)]
         restores = [_ms(lambda one=one: one.restore(file.read(), complete=True)) for one in fresh]  # type: ignore[misc]
         yield Figure(f"{what}: restore", "ms", restores)
 

@@ -58,16 +58,10 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
     Raises:
         ConfigError: for an endpoint that cannot be listened on, or a reference that cannot be read.
     """
-    shelf = None if config.state_dir is None else Shelf(config.state_dir)
-    references = load_references(config)
-    named = {(reference.model, reference.version) for reference in references}
-    if shelf is not None:
-        kept = shelf.load()
-        references += [one for one in kept if (one.model, one.version) not in named]
+    drift = _drift(config)
     telemetry, snapshots = Telemetry(), Snapshots()
     # Leaving takes at most: receivers 2 x 10 %, GPU poll 1 s, queue 30 %, state 10 %, collector 2 x 15 %.
     drain_s = float(config.pipeline.drain_timeout)
-    drift = Drift(config.drift, references, None if shelf is None else shelf.keep)
     pipeline = Pipeline(
         _processors(config, drift), telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s
     )
@@ -114,6 +108,17 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         await stop.wait()
         state.append("stopping")
     return pipeline.stalled_s == 0.0
+
+
+def _drift(config: Config) -> Drift:
+    """With the references that are configured, and of other models those that were made and kept before."""
+    references = load_references(config)
+    if config.state_dir is None:
+        return Drift(config.drift, references)
+    shelf = Shelf(config.state_dir)
+    named = {(one.model, one.version) for one in references}
+    references += [one for one in shelf.load() if (one.model, one.version) not in named]
+    return Drift(config.drift, references, shelf.keep)
 
 
 def _processors(config: Config, drift: Drift) -> list[Processor]:

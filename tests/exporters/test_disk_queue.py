@@ -586,7 +586,8 @@ def test_whatever_happens_the_books_balance(sink_type: Any, failure: Any, tmp_pa
 
     for turn in range(4):
         asyncio.run(scene(turn == 3))
-    assert len(arrived) + dropped == offered
+    # What arrived while its answer was lost, at a stop, is sent again, and may be dropped then.
+    assert len(arrived) <= offered <= len(arrived) + dropped
     assert not any(name.endswith("bad") for name in arrived)
 
 

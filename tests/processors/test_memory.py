@@ -16,6 +16,7 @@ from tidegauge.layout import layout_of
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.drift import Drift
 from tidegauge.reference import ReferenceBuilder
+from tidegauge.units import Duration
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
 NUMBERS, BINS, CATEGORIES = 7, 20, 3
@@ -53,7 +54,11 @@ def stated(of, **known):
     return eval(formula.replace("\u00d7", "*").strip())
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(other_windows=())], ids=["three windows", "one"])
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(), Settings(other_windows=(Duration("5m"), Duration("24h")))],
+    ids=["one window", "three"],
+)
 def test_an_identity_takes_what_the_document_says(settings):
     state = full(settings)
     held, recent = list(state.window.panes.held.values()), state.alarms.recent

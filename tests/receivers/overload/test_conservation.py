@@ -31,8 +31,16 @@ async def repeat(client: Client, until: asyncio.Event) -> int:
     """Run a client over and over; those that the server sends away or leaves come back."""
     rounds = 0
     while not until.is_set():
-        with contextlib.suppress(grpc.aio.AioRpcError, aiohttp.ClientError, ConnectionError, TimeoutError):
-            await client()
+        try:
+            with contextlib.suppress(
+                grpc.aio.AioRpcError, aiohttp.ClientError, ConnectionError, TimeoutError
+            ):
+                await client()
+        except asyncio.CancelledError:
+            # gRPC says so as well of a call that has met its own deadline.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
         rounds += 1
         await asyncio.sleep(0.001)
     return rounds
