@@ -122,4 +122,4 @@ def attributes(**pairs: str) -> Attributes:
     >>> attributes(model="fraud", stage="")
     (('model', 'fraud'),)
     """
-    return tuple((key, value) for key, value in pairs.items() if value)
+    return tuple([pair for pair in pairs.items() if pair[1]])

@@ -14,6 +14,11 @@ import click
 if TYPE_CHECKING:
     from tidegauge.config import Config, ConfigError
 
+_EXPERIMENTS = "-event_engine_listener,-event_engine_client"
+"""Has gRPC read sockets on the thread that waits for its events, not on a pool of its own: 7 context
+switches a request instead of 21, and a tenth less CPU. gRPC reads this when it is imported; one that does
+not know a name logs an error and goes on."""
+
 _QUICK_S = 5.0
 """Importing takes 1 s from the cache, and 40 s of a core without."""
 
@@ -48,6 +53,7 @@ def run(config: Path | None) -> None:
     """
     from tidegauge.config import ConfigError
 
+    os.environ.setdefault("GRPC_EXPERIMENTS", _EXPERIMENTS)
     try:
         settings = _load(config)
         with _telling():

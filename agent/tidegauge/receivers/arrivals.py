@@ -6,15 +6,19 @@ import asyncio
 import ctypes
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias
+
+import grpc
 
 from tidegauge import memory
 from tidegauge.config import GrpcReceiver
 from tidegauge.receivers.outcome import RefusedError, Verdict
 
 log = logging.getLogger(__name__)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 _TICK_S = 0.05
 """How often memory is looked at while many messages are arriving; a look takes 20 us."""
@@ -45,13 +49,16 @@ class Arrivals:
         self._crowded = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
-    async def message(self, requests: AsyncIterator[bytes]) -> bytes:
+    async def message(self, context: Context) -> bytes:
         """The one message of a call.
+
+        The context is read, not gRPC's iterator: one that is left before its end costs a task that closes
+        it, 0.05 ms, and keeps the message until then.
 
         Raises:
             RefusedError: where there is none, or where it is too slow, too large or too much.
         """
-        raw = await self._next(requests, self._calls, self._settings.timeout)
+        raw = await self._next(context.read(), self._calls, self._settings.timeout)
         if raw is None:
             raise RefusedError(Verdict.ABANDONED, "the call carried no message")
         return raw
@@ -62,11 +69,11 @@ class Arrivals:
         Raises:
             RefusedError: where one is too large or too much.
         """
-        while (raw := await self._next(requests, self._streams, None)) is not None:
+        while (raw := await self._next(anext(requests, None), self._streams, None)) is not None:
             yield raw
 
     async def _next(
-        self, requests: AsyncIterator[bytes], waiting: dict[asyncio.Timeout, float], limit_s: float | None
+        self, coming: Awaitable[Any], waiting: dict[asyncio.Timeout, float], limit_s: float | None
     ) -> bytes | None:
         began = asyncio.get_running_loop().time()
         try:
@@ -74,7 +81,7 @@ class Arrivals:
                 waiting[deadline] = began
                 if len(self._calls) + len(self._streams) > self._few:
                     self._crowded.set()
-                raw = await anext(requests, None)
+                raw = await coming
         except TimeoutError:
             waited_s = asyncio.get_running_loop().time() - began
             if limit_s is not None and waited_s >= limit_s:
@@ -86,12 +93,14 @@ class Arrivals:
             ) from None
         finally:
             waiting.pop(deadline, None)
+        if raw is None or raw is grpc.aio.EOF:
+            return None
         most = int(self._settings.max_message_size)
-        if raw is not None and len(raw) > most:
+        if len(raw) > most:
             raise RefusedError(
                 Verdict.TOO_LARGE, f"a message may have {most} bytes (receivers.grpc.max_message_size)"
             )
-        return raw
+        return bytes(raw)
 
     async def __aenter__(self) -> Self:
         if memory.WATCHED:

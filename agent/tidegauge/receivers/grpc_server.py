@@ -11,7 +11,7 @@ import grpc
 
 from tidegauge.batch import Signal
 from tidegauge.config import ConfigError, GrpcReceiver, Problem
-from tidegauge.receivers.arrivals import Arrivals
+from tidegauge.receivers.arrivals import Arrivals, Context
 from tidegauge.receivers.otlp import OtlpReceiver
 from tidegauge.receivers.outcome import RefusedError, Verdict
 from tidegauge.receivers.status import abort
@@ -126,11 +126,9 @@ def _service(otlp: OtlpReceiver, signal: Signal, arrivals: Arrivals) -> grpc.Gen
     are, and can be refused while its message is still arriving.
     """
 
-    async def export(
-        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> bytes:
+    async def export(_: AsyncIterator[bytes], context: Context) -> bytes:
         try:
-            raw = await arrivals.message(requests)
+            raw = await arrivals.message(context)
         except RefusedError as error:
             outcome = otlp.refuse(RECEIVER, signal, *error.outcome)
         except BaseException:  # cancelled: the sender is gone, or its deadline has passed
@@ -161,9 +159,7 @@ class _Watched(grpc.GenericRpcHandler):
         if behaviour is None:
             return found
 
-        async def watched(
-            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
-        ) -> None:
+        async def watched(requests: AsyncIterator[bytes], context: Context) -> None:
             await behaviour(self._arrivals.messages(requests), context)
 
         return grpc.stream_stream_rpc_method_handler(watched)
@@ -173,9 +169,7 @@ class _Unserved(grpc.GenericRpcHandler):
     """Says what is served to whoever asks for something else."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        async def refuse(
-            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
-        ) -> None:
+        async def refuse(_: AsyncIterator[bytes], context: Context) -> None:
             method: Any = handler_call_details.method
             await context.abort(
                 grpc.StatusCode.UNIMPLEMENTED,

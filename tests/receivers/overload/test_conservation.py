@@ -71,7 +71,8 @@ def test_the_counts_add_up_at_every_instant(
         await asyncio.sleep(0.1)  # connections of the last moment see that their clients are gone
         assert running.telemetry.total("received") > 10_000
         reasons = {"queue_full", "undecodable", "too_large", "abandoned", "slow"}
-        assert all(running.telemetry.total("rejected", reason=reason) for reason in reasons)
+        missing = [reason for reason in reasons if not running.telemetry.total("rejected", reason=reason)]
+        assert not missing
 
     async def load(running: Any, clients: AsyncExitStack, until: asyncio.Event) -> list[asyncio.Task[int]]:
         """Start the other servers, which end with the first one, and the clients of all."""
@@ -122,8 +123,10 @@ def test_the_counts_add_up_at_every_instant(
         async def puts() -> None:
             messages = chance.choice([batches, texts])
             call = other.stream_stream(DO_PUT)(iter(messages), timeout=chance.choice([0.01, 5]))
-            async for _ in call:
-                pass
+            # gRPC's client raises CancelledError, too, where the server ends in the midst of a stream.
+            with contextlib.suppress(asyncio.CancelledError):
+                async for _ in call:
+                    pass
 
         async def gets_stuck() -> None:
             running.gate.open.clear()
