@@ -84,6 +84,9 @@ def reference() -> None:
 @click.option("--max-categories", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--categorical", multiple=True, metavar="COLUMN", help="Count this column's numbers as codes.")
 @click.option("--ignore", multiple=True, metavar="COLUMN", help="Leave this column out.")
+@click.option("--partitions", is_flag=True, help="Folders called NAME=VALUE are columns of text.")
+@click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True)
+@click.option("--scheduler", metavar="ADDRESS", help="A running Dask cluster; else this machine's cores.")
 def build(
     data: tuple[str, ...],
     model: str,
@@ -93,29 +96,40 @@ def build(
     max_categories: int,
     categorical: tuple[str, ...],
     ignore: tuple[str, ...],
+    partitions: bool,
+    engine: str,
+    scheduler: str | None,
 ) -> None:
-    """Build a reference from Parquet, CSV or Arrow files, directories or globs.
+    """Build a reference from Parquet, CSV, JSON, ORC or Arrow files.
 
-    The data are streamed once, so they may be larger than memory. Columns called prediction, score,
-    label, timestamp, prediction_id or segment have those roles, as has the field metadata `role`;
-    all others are features.
+    DATA are files, folders or quoted globs, on disk or under a URI: s3://, gs://, abfs://, hdfs://
+    or file://. They are streamed once, so they may be larger than memory. Columns called prediction,
+    score, label, timestamp, prediction_id or segment have those roles, as has the field metadata
+    `role`; all others are features.
+
+    With --engine dask the workers of a cluster read them, and the result is the same to the byte.
 
     \b
     Examples:
       tidegauge reference build train.parquet --model fraud --version 2.1 -o fraud.parquet
       tidegauge reference build 'day=*/*.csv' --model fraud -o fraud.parquet --categorical region
+      tidegauge reference build 's3://lake/train/*.parquet?region=eu-west-1' --model fraud -o fraud.parquet
+      tidegauge reference build s3://lake/train --model fraud -o fraud.parquet --engine dask
     """
+    from tidegauge.cli.building import Recipe
     from tidegauge.cli.reference import build_reference
 
+    if scheduler is not None and engine != "dask":
+        raise click.UsageError("--scheduler goes with --engine dask")
     build_reference(
         data,
+        Recipe(bins, max_categories, categorical, ignore),
         model=model,
         version=version,
         output=output,
-        bins=bins,
-        max_categories=max_categories,
-        categorical=categorical,
-        ignore=ignore,
+        keys=partitions,
+        dask=engine == "dask",
+        scheduler=scheduler,
     )
 
 
