@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     | {"layout", "categories", "batch", "wire", "baked"},
     frozenset({"profile", "reference", "shelf"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher"}),
-    frozenset({"app", "footprint"}),
+    frozenset({"app", "footprint", "backtest"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -45,6 +45,8 @@ HOMES = {
     "uvloop": {"cli"},
     "click": {"cli", "__main__"},
     "rich": {"cli"},
+    "dask": {"cli"},
+    "matplotlib": {"backtest"},
     "yaml": {"config"},
 }
 """Third parties that have a home, and what may import them."""

@@ -22,6 +22,8 @@ def commands() -> None:
       tidegauge run --config agent.yaml
       tidegauge check agent.yaml
       tidegauge reference build train.parquet --model fraud --version 2.1 -o fraud.parquet
+      tidegauge backtest june/ --reference fraud.parquet --threshold 0.05,0.1,0.2
+      tidegauge explain --model fraud --feature age
     """
 
 
@@ -145,6 +147,78 @@ def show(file: Path) -> None:
     from tidegauge.cli.reference import show_reference
 
     show_reference(file)
+
+
+@commands.command()
+@click.argument("data", nargs=-1, required=True)
+@click.option(
+    "--reference", type=click.Path(path_type=Path), required=True, help="What `reference build` made."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file, of which `drift` counts.")
+@click.option("--timestamp", metavar="COLUMN", help="The event time; else the role or name `timestamp`.")
+@click.option("--timestamp-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Of whole numbers.")
+@click.option("--threshold", metavar="PSI[,PSI…]", help="Instead of drift.threshold; several are compared.")
+@click.option("--ignore", multiple=True, metavar="COLUMN", help="Leave this column out.")
+@click.option("--partitions", is_flag=True, help="Folders called NAME=VALUE are columns of text.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="For report.html and PNGs.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table")
+def backtest(
+    data: tuple[str, ...],
+    reference: Path,
+    config: Path | None,
+    timestamp: str | None,
+    timestamp_unit: str | None,
+    threshold: str | None,
+    ignore: tuple[str, ...],
+    partitions: bool,
+    output: Path | None,
+    form: str,
+) -> None:
+    """Replay history and tell what would have alarmed, when and why.
+
+    DATA are named as for `reference build`. The rows go through the agent's own drift processor in
+    the order of their event time, at which they arrive; what is not in order is sorted first, in
+    bounded memory. Episodes of alarm and of drift go to the standard output as a table, JSON lines
+    or CSV. DIR gets report.html, which needs nothing else, every evaluation, and a PNG for each
+    column (extra `plots`).
+
+    \b
+    Examples:
+      tidegauge backtest june/ --reference fraud.parquet --timestamp created_at
+      tidegauge backtest june/ --reference fraud.parquet --threshold 0.05,0.1,0.2 --output report
+      tidegauge backtest s3://lake/june --reference fraud.parquet --config agent.yaml --format json
+    """
+    from tidegauge.backtest.history import Clock
+    from tidegauge.cli.backtest import run_backtest
+    from tidegauge.config import ConfigError
+
+    try:
+        settings = _load(config).drift
+    except ConfigError as error:
+        _refuse(error)
+    run_backtest(
+        data,
+        reference,
+        settings,
+        clock=Clock(timestamp, timestamp_unit),
+        thresholds=_thresholds(threshold),
+        ignore=ignore,
+        keys=partitions,
+        output=output,
+        form=form,
+    )
+
+
+def _thresholds(text: str | None) -> list[float]:
+    try:
+        found = [] if text is None else [float(one) for one in text.split(",")]
+    except ValueError:
+        found = [0.0]
+    if not all(0 < one < float("inf") for one in found):
+        raise click.BadParameter(
+            f"{text!r} is not PSI[,PSI…], such as 0.05,0.1,0.2", param_hint="--threshold"
+        )
+    return found
 
 
 @commands.command()
