@@ -120,9 +120,21 @@ def test_a_broken_configuration_does_not_start(tmp_path):
 
 
 def test_help_has_examples():
-    for command in ((), ("run",), ("check",), ("reference", "build"), ("reference", "show")):
+    commands = ((), ("run",), ("check",), ("reference", "build"), ("reference", "show"))
+    for command in (*commands, ("backtest",), ("explain",)):
         done = tidegauge(*command, "--help")
         assert done.returncode == 0
         assert "tidegauge " in done.stdout.partition("Usage")[2]
     assert tidegauge("version").stdout.startswith("tidegauge 0.")
     assert tidegauge("nonsense").returncode == 2
+
+
+def test_a_running_agent_loads_nothing_that_only_a_command_needs():
+    code = "import sys, tidegauge.cli.run, tidegauge.app; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "tidegauge.processors.drift" in loaded
+    for heavy in ("dask", "distributed", "matplotlib", "rich", "pyarrow.dataset", "tidegauge.backtest"):
+        assert heavy not in loaded, heavy

@@ -18,8 +18,15 @@ from tidegauge.backtest.wording import figure, percent, when, why
 CHARTS = 100
 """Columns drawn; the table has them all."""
 
+EPISODES = 5
+"""Alarms of a column that are told in words."""
+
 _WIDTH, _TALL, _LOW, _GAP, _LEFT, _RIGHT, _TOP = 900.0, 120.0, 60.0, 22.0, 48.0, 60.0, 8.0
 
+_LEGEND = (
+    "In the charts: blue, PSI; grey, its 95 % quantile without drift; dashed, the thresholds and the "
+    "evidence that makes an alarm; violet, evidence; shaded, in alarm."
+)
 _STYLE = """
 :root{color-scheme:light dark;--back:#f7f8f9;--card:#fff;--ink:#17212b;--dim:#5d6b78;--line:#dfe4e8;
 --score:#1764ab;--null:#8a96a3;--ill:#b3261e;--tint:#f6c9c5;--evidence:#7a4fb5}
@@ -51,6 +58,7 @@ def page(title: str, about: Sequence[str], trials: Sequence[Trial]) -> str:
     summaries = first.timeline.summaries()
     body = [_comparison(trials)] if len(trials) > 1 else []
     body.append(_overview(summaries, first.threshold))
+    body.append(f'<p class="dim">{_LEGEND}</p>')
     body += [_chart(one, trials) for one in summaries[:CHARTS]]
     if len(summaries) > CHARTS:
         body.append(f'<p class="dim">The other {len(summaries) - CHARTS} columns have no chart.</p>')
@@ -107,9 +115,9 @@ def _chart(one: Summary, trials: Sequence[Trial]) -> str:
         f"<li><b>{when(episode.first.time_ns)}</b>"
         f"{f' to {when(episode.end_ns)}' if episode.end_ns else ', not over at the end'}: "
         f"{html.escape(why(episode))}</li>"
-        for episode in alarms[:10]
+        for episode in alarms[:EPISODES]
     )
-    more = f'<div class="dim">and {len(alarms) - 10} more</div>' if len(alarms) > 10 else ""
+    more = f'<div class="dim">and {len(alarms) - EPISODES} more</div>' if len(alarms) > EPISODES else ""
     what = "" if kind == "feature" else ' <span class="dim">(prediction)</span>'
     return (
         f"<section><h2>{html.escape(name)}{what}</h2>{_svg(one.column, trials)}"
@@ -148,8 +156,6 @@ def _svg(column: tuple[str, str], trials: Sequence[Trial]) -> str:
         f'<text x="{_WIDTH - _RIGHT + 4}" y="{low + 0.2 * _LOW + 4:.1f}">alarm</text>',
         f'<text x="{_LEFT}" y="{foot}">{when(begin)}</text>',
         f'<text x="{_WIDTH - _RIGHT}" y="{foot}" text-anchor="end">{when(end)}</text>',
-        f'<text x="{_WIDTH / 2}" y="{foot}" text-anchor="middle">blue: PSI, grey: its 95 % quantile '
-        "without drift, red: thresholds, violet: evidence, shaded: in alarm</text>",
     ]
     return f'<svg viewBox="0 0 {_WIDTH:.0f} {foot + 6:.0f}" role="img">{"".join(parts)}</svg>'
 

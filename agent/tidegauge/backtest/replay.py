@@ -69,10 +69,11 @@ class Replay:
         batch = Records("backtest", self.identity, layout, rows, arrived_ns, rows.nbytes)
         self.left_out.update(self._drift.update(batch))
 
-    def look(self, time_ns: int) -> Moment:
-        """What the processor says at a time."""
-        metrics = self._drift.collect(time_ns)
-        return Moment(time_ns, evaluations(metrics, time_ns), metrics)
+    def look(self, end_ns: int) -> Moment:
+        """What the processor says at the end of a pane."""
+        # At the end proper the next pane begins, and the window would have an empty one.
+        metrics = self._drift.collect(end_ns - 1)
+        return Moment(end_ns, evaluations(metrics, end_ns), metrics)
 
 
 def replay(
@@ -96,12 +97,12 @@ def replay(
         for start, end in pairwise(cuts):
             number = int(numbers[start])
             if pane is not None and number != pane:
-                yield [one.look((pane + 1) * width - 1) for one in replays]
+                yield [one.look((pane + 1) * width) for one in replays]
             pane = number
             for one in replays:
                 one.update(rows.slice(start, end - start), layout, int(times[end - 1]))
     if pane is not None:
-        yield [one.look((pane + 1) * width - 1) for one in replays]
+        yield [one.look((pane + 1) * width) for one in replays]
 
 
 def columns(reference: Reference, settings: Settings) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 
 from tidegauge.backtest.timeline import Episode, Moved
@@ -27,10 +28,21 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.1%}"
 
 
+def short(bin_label: str) -> str:
+    """A bin's label with the digits that a reader needs.
+
+    >>> short("(72.01953125,+inf)")
+    '(72.02,+inf)'
+    """
+    if not bin_label.startswith("("):
+        return bin_label
+    return re.sub(r"-?\d[\d.]*(?:e[+-]?\d+)?", lambda number: f"{float(number[0]):.4g}", bin_label)
+
+
 def moves(moved: list[Moved]) -> str:
     """The bins that moved: shares of the reference and of the window, and of the PSI."""
     return "; ".join(
-        f"{one.bin} {percent(one.reference)} → {percent(one.window)}" for one in moved if one.share > 0
+        f"{short(one.bin)} {percent(one.reference)} → {percent(one.window)}" for one in moved if one.share > 0
     )
 
 

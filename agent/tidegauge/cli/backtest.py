@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tidegauge.backtest import plots
 from tidegauge.backtest.history import Clock, History, HistoryError, Survey
@@ -146,19 +147,15 @@ class _Backtest:
     def table(self) -> None:
         console = Console()
         for line in self.about():
-            console.print(line, style="dim", highlight=False)
+            console.print(line, soft_wrap=True, style="dim", highlight=False)
         for trial in self._trials:
             console.print(_table(trial))
         if len(self._trials) > 1:
             console.print(_compared(self._trials))
         for summary in self._trials[0].timeline.summaries():
             if summary.alarms and summary.why:
-                console.print(
-                    f"[bold]{summary.column[1]}[/] from {when(summary.why.first.time_ns)}: ",
-                    end="",
-                    highlight=False,
-                )
-                console.print(why(summary.why), markup=False, highlight=False)
+                text = f"{summary.column[1]} from {when(summary.why.first.time_ns)}: {why(summary.why)}"
+                console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def json_lines(self) -> None:
         for row in self._rows():
@@ -190,21 +187,22 @@ class _Backtest:
 def _table(trial: Trial) -> Table:
     table = Table(title=f"threshold {figure(trial.threshold)}, worst first")
     table.add_column("column", overflow="fold")
-    table.add_column("first alarm")
+    table.add_column("first alarm", no_wrap=True, min_width=20)
     for heading in ("alarms", "in alarm", "drifted", "judged", "peak PSI"):
         table.add_column(heading, justify="right")
     for one in trial.timeline.summaries():
         start = when(one.why.first.time_ns) if one.alarms and one.why else ""
         numbers = (percent(one.alarming), percent(one.drifted), percent(one.judged), figure(one.peak_score))
         style = "red" if one.alarms else "yellow" if one.drifted else ""
-        table.add_row(one.column[1], start, str(one.alarms), *numbers, style=style)
+        table.add_row(Text(one.column[1]), start, str(one.alarms), *numbers, style=style)
     return table
 
 
 def _compared(trials: Sequence[Trial]) -> Table:
     table = Table(title="thresholds compared")
-    for heading in ("threshold", "columns in alarm", "alarms", "time with an alarm", "first alarm"):
+    for heading in ("threshold", "columns in alarm", "alarms", "in alarm"):
         table.add_column(heading, justify="right")
+    table.add_column("first alarm", no_wrap=True, min_width=20)
     for threshold, timeline in trials:
         alarms = [one for one in timeline.episodes if one.what == ALARM]
         start = when(min(one.first.time_ns for one in alarms)) if alarms else "none"

@@ -222,6 +222,35 @@ def _thresholds(text: str | None) -> list[float]:
 
 
 @commands.command()
+@click.option("--model", required=True, help="The model's name.")
+@click.option("--version", help="Its version; else all of them.")
+@click.option("--feature", metavar="COLUMN", help="A feature, prediction or score; else all of them.")
+@click.option(
+    "--url", default="http://127.0.0.1:9464", show_default=True, help="Where the agent's pages are."
+)
+@click.option("--snapshot", type=click.Path(path_type=Path), help="A saved /api/v1/snapshot instead.")
+def explain(model: str, version: str | None, feature: str | None, url: str, snapshot: Path | None) -> None:
+    """Explain why a model is drifted, or is not judged.
+
+    Of a column: the histograms of reference and window side by side, with each bin's share of the
+    PSI; all statistics, each with its p-value and what it stays below without drift; the other
+    windows. Without --feature: all columns, worst first.
+
+    \b
+    Examples:
+      tidegauge explain --model fraud
+      tidegauge explain --model fraud --feature amount
+      curl -s http://127.0.0.1:9464/api/v1/snapshot > at-night.json
+      tidegauge explain --model fraud --version 2.1 --snapshot at-night.json
+    """
+    from tidegauge.cli import snapshot as snapshots
+    from tidegauge.cli.explain import explain as print_explanation
+
+    body = snapshots.fetch(url) if snapshot is None else snapshots.load(snapshot)
+    print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature)
+
+
+@commands.command()
 def version() -> None:
     """Print the version."""
     from tidegauge import __version__
