@@ -90,6 +90,7 @@ def test_single_columns_are_read_where_they_are_there(tmp_path, table, name):
     [
         (("ftp://host/x.parquet",), "ftp:// is not known; there are s3://"),
         (("file:///nowhere/at/all",), "no such file"),
+        (("ftp://me:secret@host/x.parquet",), "ftp://…@host"),
         (("file:///nowhere/*.parquet",), "no such file"),
         (("hdfs://host/x.parquet",), "set JAVA_HOME, HADOOP_HOME and CLASSPATH"),
         (("late.csv",), "write the rows as Parquet instead"),
@@ -105,5 +106,6 @@ def test_errors_name_the_remedy(command, tmp_path, table, arguments, told):
     done = command("reference", "build", *arguments, "--model", "m", "-o", "o.parquet")
     assert done.exit_code in (1, 2)
     assert told in done.stderr
+    assert "secret" not in done.stderr
     assert len(done.stderr.splitlines()) < 12  # pyarrow names each place where libjvm is not
     assert not (tmp_path / "o.parquet").exists()

@@ -125,7 +125,7 @@ def _say(console: Console, what: str, text: str) -> None:
 
 def _verdict(one: Evaluation) -> str:
     if one.unjudged:
-        return f"not judged: {one.unjudged}"
+        return "not judged"
     if one.is_alarming:
         return "in alarm"
     return "drifted" if one.is_drifted else "steady"
@@ -133,9 +133,9 @@ def _verdict(one: Evaluation) -> str:
 
 def _overview(console: Console, seen: _Seen, found: Sequence[Evaluation]) -> None:
     table = Table()
-    table.add_column("column", overflow="fold")
-    table.add_column("verdict")
-    for heading in ("PSI", "without drift", "p", "evidence", "rows"):
+    table.add_column("column", overflow="fold", min_width=12)
+    table.add_column("verdict", no_wrap=True)
+    for heading in ("PSI", "95 % null", "p", "evidence", "rows"):
         table.add_column(heading, justify="right", no_wrap=True)
     ranked = sorted(found, key=_goodness)
     for one in ranked:
@@ -151,6 +151,8 @@ def _overview(console: Console, seen: _Seen, found: Sequence[Evaluation]) -> Non
     for one in ranked:
         if one.is_drifted or one.is_alarming:
             _say(console, one.column, f"moved most: {moves(moved(seen.metrics, one.kind, one.column))}")
+        elif one.unjudged:
+            _say(console, one.column, f"not judged: {_REASONS.get(one.unjudged, one.unjudged)}")
     for name, reason in _skipped(seen).items():
         _say(console, name, f"skipped: {_REASONS.get(reason, reason)}")
 

@@ -195,7 +195,9 @@ def find(data: Sequence[str], *, keys: bool = False) -> list[Source]:
         except (pa.ArrowException, OSError) as error:
             raise refusal(error, text) from error
         if not inside:
-            raise click.ClickException(f"{text}: no such file, and no {', '.join(FORMATS)} files under it")
+            raise click.ClickException(
+                f"{safe(text)}: no such file, and no {', '.join(FORMATS)} files under it"
+            )
         found += inside
     for source in found:
         if not source.kind:
@@ -203,11 +205,20 @@ def find(data: Sequence[str], *, keys: bool = False) -> list[Source]:
     return [replace(source, keys=_keys(source.path)) for source in found] if keys else found
 
 
+def safe(text: str) -> str:
+    """The text without the keys that a URI may hold.
+
+    >>> safe("s3://ME:SECRET@lake/train")
+    's3://…@lake/train'
+    """
+    return re.sub(r"(?<=://)[^/@\s]+:[^/@\s]*@", "…@", text)
+
+
 def refusal(error: Exception, where: str = "") -> click.ClickException:
     """An error of pyarrow's as one line, with its remedy where one is known."""
-    text = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+    text = safe(" ".join(str(error).split("\n")[0].split()) or type(error).__name__)
     remedy = next((hint for sign, hint in _REMEDIES if re.search(sign, str(error))), "")
-    start = f"{where}: " if where and where not in text else ""
+    start = f"{safe(where)}: " if where and where not in text else ""
     return click.ClickException(f"{start}{text}" + (f"\nHint: {remedy}" if remedy else ""))
 
 
@@ -225,7 +236,9 @@ def _local(text: str) -> list[Source]:
 def _remote(text: str, scheme: str) -> list[Source]:
     if scheme.lower() not in SCHEMES:
         known = ", ".join(f"{one}://" for one in SCHEMES)
-        raise click.ClickException(f"{text}: {scheme}:// is not known; there are {known} and local paths")
+        raise click.ClickException(
+            f"{safe(text)}: {scheme}:// is not known; there are {known} and local paths"
+        )
     # A glob's signs mean something in a URI: they stay aside while pyarrow reads the rest.
     base, mark, query = text.partition("?") if re.search(r"\?[\w]+=", text) else (text, "", "")
     wild = _WILD.search(base)
