@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     | {"layout", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
-    frozenset({"app", "footprint"}),
+    frozenset({"app", "footprint", "backtest"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -47,6 +47,8 @@ HOMES = {
     "uvloop": {"cli"},
     "click": {"cli", "__main__"},
     "rich": {"cli"},
+    "dask": {"cli"},
+    "matplotlib": {"backtest"},
     "yaml": {"config_file"},
 }
 """Third parties that have a home, and what may import them."""

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegauge.layout import Kind, Role, layout_of
@@ -151,3 +151,88 @@ def test_errors_say_what_is_wrong(tmp_path):
         Reference.load(tmp_path / "other.parquet")
     with pytest.raises(ProfileError, match="cannot be written"):
         build({"x": [1.0]}).save(tmp_path / "nowhere" / "r.parquet")
+
+
+columns = st.fixed_dictionaries(
+    {},
+    optional={
+        "x": st.none() | st.sampled_from([0.0, -0.0, 1.0, np.inf, -np.inf, np.nan]) | st.floats(width=32),
+        "y": st.integers(-5, 5) | st.none(),
+        "c": st.sampled_from(["a", "b", "c", "", None]),
+        "score": st.floats(0, 1),
+    },
+)
+KINDS = {"x": pa.float64(), "y": pa.int64(), "c": pa.string(), "score": pa.float64()}
+
+
+def batch_of(rows, names):
+    """A batch that has a column where any row tells it, in the order of `names`."""
+    here = [name for name in names if any(name in row for row in rows)] or ["y"]
+    return pa.record_batch(
+        {name: pa.array([row.get(name) for row in rows], KINDS[name]) for name in here}  # absent: missing
+    )
+
+
+def saved(reference, folder):
+    reference.save(folder / "made.parquet")
+    return (folder / "made.parquet").read_bytes()
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.lists(columns, min_size=1, max_size=8), min_size=1, max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_builders_merged_in_any_way_give_the_same_bytes(tmp_path_factory, groups, random):
+    folder = tmp_path_factory.mktemp("merged")
+    batches = [batch_of(rows, random.sample(list(KINDS), 4)) for rows in groups]
+    whole = build(*batches)
+    shuffled = random.sample(batches, len(batches))
+    parts = []
+    for rows in shuffled:
+        # A batch may itself be cut, and parts be merged in any tree.
+        for piece in (rows.slice(0, 2), rows.slice(2)):
+            part = ReferenceBuilder(bins=10, max_categories=5)
+            if piece.num_rows:
+                part.update(piece, layout_of(piece.schema))
+            parts.append(part)
+    while len(parts) > 1:
+        one, other = (parts.pop(random.randrange(len(parts))) for _ in range(2))
+        one.merge(other)
+        parts.append(one)
+    assert saved(parts[0].build("m", "1", "file"), folder) == saved(whole, folder)
+
+
+def test_many_values_merge_to_the_same_bytes(tmp_path):
+    rng = np.random.default_rng(5)
+    table = pa.table({"x": rng.normal(size=60_000), "day": rng.permutation(60_000) * 1e9})
+    parts = []
+    for piece in (table.slice(0, 100), table.slice(100, 40_000), table.slice(40_100)):
+        part = ReferenceBuilder(bins=10, max_categories=5)
+        for rows in piece.to_batches():
+            part.update(rows, layout_of(rows.schema))
+        parts.append(part)
+    last, first, middle = parts
+    last.merge(first)
+    middle.merge(last)
+    whole = build(*table.to_batches())
+    assert saved(middle.build("m", "1", "file"), tmp_path) == saved(whole, tmp_path)
+
+
+def test_numbers_do_not_merge_with_text():
+    one, other = (ReferenceBuilder(bins=10, max_categories=5) for _ in range(2))
+    for builder, values in ((one, [1.0]), (other, ["a"])):
+        rows = pa.record_batch({"x": values})
+        builder.update(rows, layout_of(rows.schema))
+    with pytest.raises(ProfileError, match="numbers in some files and text"):
+        one.merge(other)
+
+
+def test_a_role_that_was_given_goes_before_the_default():
+    bare = pa.record_batch({"y": [1.0], "x": [1.0]})
+    told = bare.cast(
+        pa.schema([pa.field("y", pa.float64(), metadata={"role": "score"}), bare.schema.field(1)])
+    )
+    for batches in ((bare, told), (told, bare)):
+        made = build(*batches)
+        assert [(one.name, one.role) for one in made.profiles] == [("y", Role.SCORE), ("x", Role.FEATURE)]

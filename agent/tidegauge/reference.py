@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ MAX_DISTINCT = 100_000
 
 
 class ReferenceBuilder:
-    """Folds record batches into profiles; the order and the size of the batches do not matter, but for
-    columns of more than MAX_DISTINCT texts.
+    """Folds record batches into profiles. The order and the size of the batches leave no trace, nor does
+    it show how they were shared out among builders that were merged; but for columns of more than
+    MAX_DISTINCT texts, of which those met first are counted.
 
     `categorical` names numeric columns whose numbers are codes, to be counted one by one.
     """
@@ -49,7 +51,7 @@ class ReferenceBuilder:
             ProfileError: where a column changes between numbers and text.
         """
         met = set()
-        for index, (name, role, kind) in enumerate(
+        for place, (name, role, kind) in enumerate(
             zip(layout.names, layout.roles, layout.kinds, strict=True)
         ):
             if role not in FOLDED or kind not in (Kind.NUMERIC, Kind.CATEGORICAL):
@@ -57,19 +59,40 @@ class ReferenceBuilder:
             if only not in (None, name):
                 continue
             wanted = _Texts if kind is Kind.CATEGORICAL or name in self._categorical else _Numbers
-            if wanted is _Texts and pa.types.is_floating(rows.schema.field(index).type):
+            if wanted is _Texts and pa.types.is_floating(rows.schema.field(place).type):
                 raise ProfileError(f"column {name!r} holds fractions; only whole numbers can be codes")
-            column = self._columns.get(name)
-            if column is None:
-                column = self._columns[name] = wanted(role)
-                column.missing = self._rows
-            if not isinstance(column, wanted):
-                raise ProfileError(f"column {name!r} holds numbers in some files and text in others")
-            column.update(rows.column(index))
+            column = self._column(name, wanted)
+            column.stand(place, role)
+            column.update(rows.column(place))
             met.add(name)
         for name in self._columns.keys() - met:
             self._columns[name].missing += rows.num_rows
         self._rows += rows.num_rows
+
+    def merge(self, other: ReferenceBuilder) -> None:
+        """Add what a builder with the same settings has folded; it is not to be used any more.
+
+        Raises:
+            ProfileError: where a column holds numbers in one and text in the other.
+        """
+        for name, its in other._columns.items():
+            column = self._column(name, type(its))
+            column.stand(its.place, its.role)
+            column.missing += its.missing
+            column.merge(its)
+        for name in self._columns.keys() - other._columns.keys():
+            self._columns[name].missing += other._rows
+        self._rows += other._rows
+
+    def _column(self, name: str, wanted: type[_Numbers | _Texts]) -> Any:
+        """The column, which was missing in all rows so far where it is new."""
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = wanted()
+            column.missing = self._rows
+        if not isinstance(column, wanted):
+            raise ProfileError(f"column {name!r} holds numbers in some files and text in others")
+        return column
 
     def build(self, model: str, version: str, source: str) -> Reference:
         """The reference of all rows folded.
@@ -80,7 +103,7 @@ class ReferenceBuilder:
         if not self._rows or not self._columns:
             raise ProfileError("there are no rows, or no numeric or categorical columns, to build from")
         profiles = []
-        for name, column in self._columns.items():
+        for name, column in sorted(self._columns.items(), key=lambda item: (item[1].place, item[0])):
             if isinstance(column, _Numbers):
                 profiles.append(column.profile(name, self._bins))
             else:
@@ -88,10 +111,23 @@ class ReferenceBuilder:
         return Reference(model, version, source, self._rows, tuple(profiles))
 
 
-class _Numbers:
-    def __init__(self, role: Role) -> None:
-        self.role = role
+class _Column:
+    """Where a column stands and what it is for. Schemas may differ, and none of them is the first one: it
+    stands as far ahead as it does anywhere, and a role that was given goes before `feature`."""
+
+    def __init__(self) -> None:
+        self.place = sys.maxsize
+        self.role = Role.FEATURE
         self.missing = 0
+
+    def stand(self, place: int, role: Role) -> None:
+        self.place = min(self.place, place)
+        self.role = max(self.role, role, key=FOLDED.index)
+
+
+class _Numbers(_Column):
+    def __init__(self) -> None:
+        super().__init__()
         self._values = ValueCounts()
         self._lowest, self._highest = np.inf, -np.inf
         self._infinite = np.zeros(2, np.int64)  # below, above
@@ -103,9 +139,16 @@ class _Numbers:
         finite = present[np.isfinite(present)]
         self._infinite += (int((present == -np.inf).sum()), int((present == np.inf).sum()))
         if len(finite):
-            self._lowest = min(self._lowest, float(finite.min()))
-            self._highest = max(self._highest, float(finite.max()))
+            # Adding zero makes one of -0.0 and 0.0, of which the first met would stay.
+            self._lowest = min(self._lowest, float(finite.min()) + 0.0)
+            self._highest = max(self._highest, float(finite.max()) + 0.0)
             self._values.update(finite)
+
+    def merge(self, other: _Numbers) -> None:
+        self._infinite += other._infinite
+        self._lowest = min(self._lowest, other._lowest)
+        self._highest = max(self._highest, other._highest)
+        self._values.merge(other._values)
 
     def profile(self, name: str, bins: int) -> Profile:
         counted = self._values.sorted()
@@ -145,17 +188,23 @@ class _Numbers:
         )
 
 
-class _Texts:
-    def __init__(self, role: Role) -> None:
-        self.role = role
-        self.missing = 0
+class _Texts(_Column):
+    def __init__(self) -> None:
+        super().__init__()
         self._counts: Counter[str] = Counter()
         self._other = 0
 
     def update(self, column: Any) -> None:
         texts, counts, missing = categories.distinct(column)
         self.missing += missing
-        for text, count in zip(texts.to_pylist(), counts.tolist(), strict=True):
+        self._add(zip(texts.to_pylist(), counts.tolist(), strict=True))
+
+    def merge(self, other: _Texts) -> None:
+        self._other += other._other
+        self._add(other._counts.items())
+
+    def _add(self, counted: Iterable[tuple[str, int]]) -> None:
+        for text, count in counted:
             if text in self._counts or len(self._counts) < MAX_DISTINCT:
                 self._counts[text] += count
             else:

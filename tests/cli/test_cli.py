@@ -124,7 +124,8 @@ def test_a_broken_configuration_does_not_start(tmp_path):
 
 
 def test_help_has_examples():
-    for command in ((), ("run",), ("check",), ("reference", "build"), ("reference", "show")):
+    commands = ((), ("run",), ("check",), ("reference", "build"), ("reference", "show"))
+    for command in (*commands, ("backtest",), ("explain",)):
         done = tidegauge(*command, "--help")
         assert done.returncode == 0
         assert "tidegauge " in done.stdout.partition("Usage")[2]
@@ -165,3 +166,14 @@ def test_a_sender_s_text_cannot_make_lines_of_the_log():
     first, *traceback = OneLine("%(levelname)s %(message)s").format(record).splitlines()
     assert first == r"WARNING metric a\nERROR b\x1b[2J\u2028\ud800 " + "\N{GRINNING FACE}\u00e9"
     assert traceback[-1].startswith("ValueError")
+
+
+def test_a_running_agent_loads_nothing_that_only_a_command_needs():
+    code = "import sys, tidegauge.cli.run, tidegauge.app; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "tidegauge.processors.drift" in loaded
+    for heavy in ("dask", "distributed", "matplotlib", "rich", "pyarrow.dataset", "tidegauge.backtest"):
+        assert heavy not in loaded, heavy

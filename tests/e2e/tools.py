@@ -166,7 +166,7 @@ def fetch_collector(made: Path) -> None:
 
 
 def server(name: str, package: str) -> Tool:
-    """A model server from PyPI in a virtual environment of its own; its pins are its whole content."""
+    """A server from PyPI in a virtual environment of its own; its pins are its whole content."""
     pins = SERVERS / f"{name}.txt"
     key = hashlib.sha256(pins.read_bytes()).hexdigest()[:8]
 
@@ -226,6 +226,7 @@ TOOLS = (
     server("mlserver", "mlserver"),
     server("bentoml", "bentoml"),
     server("litserve", "litserve"),
+    server("moto", "moto"),
 )
 
 if __name__ == "__main__":

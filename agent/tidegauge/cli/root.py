@@ -33,6 +33,8 @@ def commands() -> None:
       tidegauge run --config agent.yaml
       tidegauge check agent.yaml
       tidegauge reference build train.parquet --model fraud --version 2.1 -o fraud.parquet
+      tidegauge backtest june/ --reference fraud.parquet --threshold 0.05,0.1,0.2
+      tidegauge explain --model fraud --feature age
     """
 
 
@@ -100,6 +102,9 @@ def reference() -> None:
 @click.option("--max-categories", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--categorical", multiple=True, metavar="COLUMN", help="Count this column's numbers as codes.")
 @click.option("--ignore", multiple=True, metavar="COLUMN", help="Leave this column out.")
+@click.option("--partitions", is_flag=True, help="Folders called NAME=VALUE are columns of text.")
+@click.option("--engine", type=click.Choice(["local", "dask"]), default="local", show_default=True)
+@click.option("--scheduler", metavar="ADDRESS", help="A running Dask cluster; else this machine's cores.")
 def build(
     data: tuple[str, ...],
     model: str,
@@ -109,29 +114,40 @@ def build(
     max_categories: int,
     categorical: tuple[str, ...],
     ignore: tuple[str, ...],
+    partitions: bool,
+    engine: str,
+    scheduler: str | None,
 ) -> None:
-    """Build a reference from Parquet, CSV or Arrow files, directories or globs.
+    """Build a reference from Parquet, CSV, JSON, ORC or Arrow files.
 
-    The data are streamed once, so they may be larger than memory. Columns called prediction, score,
-    label, timestamp, prediction_id or segment have those roles, as has the field metadata `role`;
-    all others are features.
+    DATA are files, folders or quoted globs, on disk or under a URI: s3://, gs://, abfs://, hdfs://
+    or file://. They are streamed once, so they may be larger than memory. Columns called prediction,
+    score, label, timestamp, prediction_id or segment have those roles, as has the field metadata
+    `role`; all others are features.
+
+    With --engine dask the workers of a cluster read them, and the result is the same to the byte.
 
     \b
     Examples:
       tidegauge reference build train.parquet --model fraud --version 2.1 -o fraud.parquet
       tidegauge reference build 'day=*/*.csv' --model fraud -o fraud.parquet --categorical region
+      tidegauge reference build 's3://lake/train/*.parquet?region=eu-west-1' --model fraud -o fraud.parquet
+      tidegauge reference build s3://lake/train --model fraud -o fraud.parquet --engine dask
     """
+    from tidegauge.cli.building import Recipe
     from tidegauge.cli.reference import build_reference
 
+    if scheduler is not None and engine != "dask":
+        raise click.UsageError("--scheduler goes with --engine dask")
     build_reference(
         data,
+        Recipe(bins, max_categories, categorical, ignore),
         model=model,
         version=version,
         output=output,
-        bins=bins,
-        max_categories=max_categories,
-        categorical=categorical,
-        ignore=ignore,
+        keys=partitions,
+        dask=engine == "dask",
+        scheduler=scheduler,
     )
 
 
@@ -147,6 +163,107 @@ def show(file: Path) -> None:
     from tidegauge.cli.reference import show_reference
 
     show_reference(file)
+
+
+@commands.command()
+@click.argument("data", nargs=-1, required=True)
+@click.option(
+    "--reference", type=click.Path(path_type=Path), required=True, help="What `reference build` made."
+)
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file, of which `drift` counts.")
+@click.option("--timestamp", metavar="COLUMN", help="The event time; else the role or name `timestamp`.")
+@click.option("--timestamp-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Of whole numbers.")
+@click.option("--threshold", metavar="PSI[,PSI…]", help="Instead of drift.threshold; several are compared.")
+@click.option("--ignore", multiple=True, metavar="COLUMN", help="Leave this column out.")
+@click.option("--partitions", is_flag=True, help="Folders called NAME=VALUE are columns of text.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="For report.html and PNGs.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table")
+def backtest(
+    data: tuple[str, ...],
+    reference: Path,
+    config: Path | None,
+    timestamp: str | None,
+    timestamp_unit: str | None,
+    threshold: str | None,
+    ignore: tuple[str, ...],
+    partitions: bool,
+    output: Path | None,
+    form: str,
+) -> None:
+    """Replay history and tell what would have alarmed, when and why.
+
+    DATA are named as for `reference build`. The rows go through the agent's own drift processor in
+    the order of their event time, at which they arrive; what is not in order is sorted first, in
+    bounded memory. Episodes of alarm and of drift go to the standard output as a table, JSON lines
+    or CSV. DIR gets report.html, which needs nothing else, every evaluation, and a PNG for each
+    column (extra `plots`).
+
+    \b
+    Examples:
+      tidegauge backtest june/ --reference fraud.parquet --timestamp created_at
+      tidegauge backtest june/ --reference fraud.parquet --threshold 0.05,0.1,0.2 --output report
+      tidegauge backtest s3://lake/june --reference fraud.parquet --config agent.yaml --format json
+    """
+    from tidegauge.backtest.history import Clock
+    from tidegauge.cli.backtest import run_backtest
+    from tidegauge.config import ConfigError
+
+    try:
+        settings = _load(config).drift
+    except ConfigError as error:
+        _refuse(error)
+    run_backtest(
+        data,
+        reference,
+        settings,
+        clock=Clock(timestamp, timestamp_unit),
+        thresholds=_thresholds(threshold),
+        ignore=ignore,
+        keys=partitions,
+        output=output,
+        form=form,
+    )
+
+
+def _thresholds(text: str | None) -> list[float]:
+    try:
+        found = [] if text is None else [float(one) for one in text.split(",")]
+    except ValueError:
+        found = [0.0]
+    if not all(0 < one < float("inf") for one in found):
+        raise click.BadParameter(
+            f"{text!r} is not PSI[,PSI…], such as 0.05,0.1,0.2", param_hint="--threshold"
+        )
+    return found
+
+
+@commands.command()
+@click.option("--model", required=True, help="The model's name.")
+@click.option("--version", help="Its version; else all of them.")
+@click.option("--feature", metavar="COLUMN", help="A feature, prediction or score; else all of them.")
+@click.option(
+    "--url", default="http://127.0.0.1:9464", show_default=True, help="Where the agent's pages are."
+)
+@click.option("--snapshot", type=click.Path(path_type=Path), help="A saved /api/v1/snapshot instead.")
+def explain(model: str, version: str | None, feature: str | None, url: str, snapshot: Path | None) -> None:
+    """Explain why a model is drifted, or is not judged.
+
+    Of a column: the histograms of reference and window side by side, with each bin's share of the
+    PSI; all statistics, each with its p-value and what it stays below without drift; the other
+    windows. Without --feature: all columns, worst first.
+
+    \b
+    Examples:
+      tidegauge explain --model fraud
+      tidegauge explain --model fraud --feature amount
+      curl -s http://127.0.0.1:9464/api/v1/snapshot > at-night.json
+      tidegauge explain --model fraud --version 2.1 --snapshot at-night.json
+    """
+    from tidegauge.cli import snapshot as snapshots
+    from tidegauge.cli.explain import explain as print_explanation
+
+    body = snapshots.fetch(url) if snapshot is None else snapshots.load(snapshot)
+    print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature)
 
 
 @commands.command()

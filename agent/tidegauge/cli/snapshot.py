@@ -1,0 +1,101 @@
+"""A snapshot of a running agent, or a saved one, as metrics again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import click
+import msgspec
+
+from tidegauge.metric import Attributes, Kind, Metric, Number
+from tidegauge.snapshot import Snapshot
+
+PAGE = "/api/v1/snapshot"
+
+_PREFIXES = ("feature.", "prediction.", "model.", "reference.")
+
+
+class _Number(msgspec.Struct):
+    attributes: Attributes
+    value: float | None  # null is NaN or an infinity, for which JSON has no word
+
+
+class _Metric(msgspec.Struct):
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    points: msgspec.Raw
+
+
+class _Snapshot(msgspec.Struct):
+    generation: int
+    time_ns: int
+    metrics: list[_Metric]
+
+
+def fetch(url: str) -> bytes:
+    """The snapshot of the agent whose pages are at `url`.
+
+    Raises:
+        click.ClickException: where none answers.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise click.ClickException(f"{url}: a URL starts with http:// or https://")
+    address = url if url.endswith(PAGE) else url.rstrip("/") + PAGE
+    try:
+        with urlopen(address, timeout=10) as answer:  # noqa: S310 - the scheme was looked at
+            return bytes(answer.read())
+    except HTTPError as error:
+        with error:
+            raise click.ClickException(
+                f"{address} answers {error.code}: no agent's pages are there"
+            ) from error
+    except (URLError, HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise click.ClickException(
+            f"no agent answers at {url} ({reason}); is it running? --url takes where its pages are, "
+            "exporters.prometheus.endpoint in its configuration"
+        ) from error
+
+
+def load(path: Path) -> bytes:
+    """A saved snapshot.
+
+    Raises:
+        click.ClickException: where it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be read: {error.strerror}") from error
+
+
+def decode(body: bytes, where: str) -> Snapshot:
+    """What a snapshot says of drift: its gauges.
+
+    Raises:
+        click.ClickException: where it is none.
+    """
+    try:
+        told = msgspec.json.decode(body, type=_Snapshot)
+        metrics = tuple(
+            Metric(one.name, one.kind, one.unit, one.description, _numbers(one.points))
+            for one in told.metrics
+            if one.kind is Kind.GAUGE and one.name.startswith(_PREFIXES)
+        )
+    except msgspec.DecodeError as error:
+        raise click.ClickException(
+            f"{where} is no snapshot: {error}; save one with `curl -s http://127.0.0.1:9464{PAGE}`"
+        ) from error
+    return Snapshot(told.generation, told.time_ns, metrics)
+
+
+def _numbers(points: msgspec.Raw) -> tuple[Number, ...]:
+    told: Iterable[_Number] = msgspec.json.decode(points, type=list[_Number])
+    return tuple(Number(one.attributes, math.nan if one.value is None else one.value) for one in told)
