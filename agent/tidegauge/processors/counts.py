@@ -101,7 +101,10 @@ class Skipped(NamedTuple):
 
 
 class Plan:
-    """Which columns of a layout go where in the counts. Made once per stream."""
+    """Which columns of a layout go where in the counts. Made once per stream.
+
+    `absent` are the places in `Tables.profiles` of the columns that the layout lacks.
+    """
 
     def __init__(self, layout: Layout, schema: pa.Schema, tables: Tables) -> None:
         self._tables = tables
@@ -134,6 +137,9 @@ class Plan:
         here = set(layout.names)
         self._absent = [row for name, row in numeric.items() if name not in here]
         self._absent_texts = [row for name, row in categorical.items() if name not in here]
+        self.absent = frozenset(
+            place for place, profile in enumerate(tables.profiles) if profile.name not in here
+        )
 
     def prepare(self, rows: pa.RecordBatch, counts: Counts) -> pa.RecordBatch:
         """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
@@ -199,6 +205,7 @@ class Tally(NamedTuple):
     sums: npt.NDArray[np.float64]
     squares: float  # of finite values about the centre
     missing: int
+    nan: int  # of the missing ones
     out_of_range: int
     infinite: int
 
@@ -224,6 +231,7 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
                 counts.sums[row, :used],
                 float(counts.squares[row, 0]),
                 missing,
+                int(tally[bins.NAN]),
                 outside,
                 infinite,
             )
@@ -231,5 +239,5 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
     for row, profile in enumerate(tables.categorical):
         used = len(profile.counts)
         missing = int(counts.missing[row])
-        found.append(Tally(profile, counts.categories[row, :used], _NONE, 0.0, missing, 0, 0))
+        found.append(Tally(profile, counts.categories[row, :used], _NONE, 0.0, missing, 0, 0, 0))
     return found

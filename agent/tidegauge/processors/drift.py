@@ -14,9 +14,11 @@ from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Metric, Number, attributes
 from tidegauge.processors.alarms import Alarms
-from tidegauge.processors.counts import Tables, tallies
+from tidegauge.processors.counts import Counts, Tables, tallies
 from tidegauge.processors.evidence import Evidence
+from tidegauge.processors.quality import inspect, missing_columns, summarise
 from tidegauge.processors.report import METRICS, Labels, Points, alarm, describe, family, lifetime, report
+from tidegauge.processors.stream import Stream
 from tidegauge.processors.warmup import WarmUp
 from tidegauge.processors.window import Window
 from tidegauge.profile import ProfileError, Reference
@@ -46,6 +48,7 @@ class Drift:
         self._warm_ups: dict[Model, WarmUp] = {}
         self._windows: dict[Identity, Window] = {}
         self._alarms: dict[Identity, Alarms] = {}
+        self._streams: dict[Identity, Stream] = {}
         self._labels: dict[Identity, dict[str, list[Labels]]] = {}
         self._known: dict[Identity, tuple[tuple[int, int], Points]] = {}
         self._on_reference = on_reference
@@ -113,6 +116,7 @@ class Drift:
                 known = self._known[identity] = (stamp, self._judged(identity, window, now_ns))
             for name, more in known[1].items():
                 points[name].extend(more)
+            self._streams[identity].report(identity, now_ns, points)
         self._collect_references(points)
         return tuple(
             Metric(name, about.kind, about.unit, about.description, tuple(points[name]), self._start_ns)
@@ -142,8 +146,10 @@ class Drift:
             tables = self._tables[batch.identity.model, batch.identity.version]
             window = self._windows[batch.identity] = Window(tables, self._settings)
             self._alarms[batch.identity] = Alarms(tables, self._settings)
+            self._streams[batch.identity] = Stream(self._settings)
             self._labels[batch.identity] = self._label(batch.identity, window)
         left_out = window.update(batch)
+        self._streams[batch.identity].update(batch, left_out)
         for pane in window.closed():
             self._alarms[batch.identity].look(pane)
         return left_out
@@ -169,19 +175,30 @@ class Drift:
         for length, (text, labels) in zip(window.lengths, self._labels[identity].items(), strict=True):
             counts = window.total(now_ns, length)
             if not text:
-                for names, column in zip(labels, tallies(window.tables, counts), strict=True):
-                    describe(names, column, points)
+                self._look(identity, window, labels, counts, points)
                 if self._alarms[identity].ready:
                     alarm(labels, self._alarms[identity], identity, points)
             report(labels, Evidence(window.tables, counts, self._settings), points)
         for column in tallies(window.tables, window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(lifetime(identity, column))
-        for skipped in window.skipped[: self._settings.max_features]:
-            prefix, key = family(skipped.role)
-            where = identity.attributes(**{key: skipped.name, "reason": skipped.reason})
-            points[f"{prefix}.skipped"].append(Number(where, 1.0))
         return points
+
+    def _look(
+        self, identity: Identity, window: Window, labels: list[Labels], counts: Counts, points: Points
+    ) -> None:
+        """Describe the columns of `drift.window`, and those that are not as the reference has them."""
+        columns = tallies(window.tables, counts)
+        for names, column in zip(labels, columns, strict=True):
+            describe(names, column, points)
+        skipped, vanished = window.unfit()
+        for one in skipped[: self._settings.max_features]:
+            prefix, key = family(one.role)
+            where = identity.attributes(**{key: one.name, "reason": one.reason})
+            points[f"{prefix}.skipped"].append(Number(where, 1.0))
+        violations = inspect(labels, columns, self._settings, points)
+        violations += missing_columns(labels, sorted(vanished), skipped, points)
+        summarise(identity, violations, points)
 
     def _collect_references(self, points: Points) -> None:
         for (model, version), reference in self._references.items():

@@ -159,6 +159,12 @@ def _about(prefix: str, what: str) -> dict[str, About]:
         f"{prefix}.missing": About(gauge, "1", "Share of the window's rows without a value (null or NaN)."),
         f"{prefix}.unseen": About(gauge, "1", "Share of values that are no category of the reference."),
         f"{prefix}.out_of_range": About(gauge, "1", "Share of values outside the reference's range."),
+        f"{prefix}.nan": About(gauge, "1", "Share of the window's rows that are NaN."),
+        f"{prefix}.infinite": About(gauge, "1", "Share of values that are infinite."),
+        f"{prefix}.constant": About(
+            gauge, "{verdict}", f"1 where the {what} has one value in the window and not in the reference."
+        ),
+        f"{prefix}.vanished": About(gauge, "{column}", f"1 for a {what} that the latest batches lack."),
         f"{prefix}.window.count": About(gauge, "{row}", "Rows per bin in the window; adds up over replicas."),
         f"{prefix}.reference.count": About(gauge, "{row}", "Rows per bin in the reference."),
         f"{prefix}.skipped": About(
@@ -171,6 +177,18 @@ METRICS: dict[str, About] = {
     **_about("feature", "feature"),
     **_about("prediction", "output"),
     "model.drift.alarm": About(MetricKind.GAUGE, "{verdict}", "1 while any column of the model is in alarm."),
+    "model.data_quality.violations": About(
+        MetricKind.GAUGE, "{column}", "Columns whose values are not as the reference's, by check."
+    ),
+    "model.schema.changes": About(
+        MetricKind.COUNTER, "{schema}", "Schemas that differ from all that came before them."
+    ),
+    "records.age": About(MetricKind.GAUGE, "s", "Time since the latest batch arrived."),
+    "records.stale": About(MetricKind.GAUGE, "{verdict}", "1 where nothing has come for longer than usual."),
+    "records.left_out": About(MetricKind.COUNTER, "{row}", "Rows left out for their event time, by reason."),
+    "prediction_id.duplicates": About(
+        MetricKind.COUNTER, "{row}", "Prediction ids that had come before, among those remembered."
+    ),
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."

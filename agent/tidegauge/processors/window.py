@@ -20,6 +20,9 @@ from tidegauge.units import Duration
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
+_PLANS = 64
+"""Layouts that are looked at between two calls of `unfit`."""
+
 _FARTHEST_S = 9.2e9
 """Unix seconds that still fit int64 nanoseconds (year 2261)."""
 
@@ -37,13 +40,14 @@ class Window:
         self.tables = tables
         self.lengths = lengths(settings)
         self._primary = settings.window
-        self.skipped: tuple[Skipped, ...] = ()
         self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
         self._arrived = 0
         self._plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()
+        self._met: dict[Plan, None] = {}  # since the last `unfit`, or before it
+        self._told = False
         self._updates = 0
         self._next: int | None = None  # the first pane that `closed` has not given
         # What `settle` is to fold, of one plan and for one pane.
@@ -59,7 +63,10 @@ class Window:
         plan = self._plans.get(batch.layout)
         if plan is None:
             plan = self._plans[batch.layout] = Plan(batch.layout, batch.rows.schema, self.tables)
-        self.skipped = tuple(plan.skipped)
+        if self._told:
+            self._met, self._told = {}, False
+        if len(self._met) < _PLANS:
+            self._met[plan] = None
         self._updates += 1
         if plan.timestamp is None:
             return self._at_arrival(plan, batch)
@@ -78,6 +85,16 @@ class Window:
             self._place(plan, rows, times)
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
+
+    def unfit(self) -> tuple[tuple[Skipped, ...], frozenset[int]]:
+        """Columns that get no statistics in some batch, and places of those that are in none.
+
+        Of the batches since the last call, or the ones before it where there are none.
+        """
+        self._told = True
+        skipped = dict.fromkeys(one for plan in self._met for one in plan.skipped)
+        absent = [plan.absent for plan in self._met]
+        return tuple(skipped), frozenset.intersection(*absent) if absent else frozenset()
 
     def settle(self) -> None:
         """Fold what waits."""
