@@ -64,7 +64,12 @@ class Tables:
         )
         return numeric, categorical
 
-    @property
+    @cached_property
+    def bins(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """The attribute of each bin of each profile, for all who tell counts to share."""
+        return tuple(tuple(("bin", label) for label in profile.bin_labels()) for profile in self.profiles)
+
+    @cached_property
     def profiles(self) -> tuple[Profile, ...]:
         """In the order of the counts' rows."""
         return self.numeric + self.categorical

@@ -45,6 +45,7 @@ class Drift:
         self._settings = settings
         self._references: dict[Model, Reference] = {}
         self._tables: dict[Model, Tables] = {}
+        self._described: dict[Model, Points] = {}
         self._warm_ups: dict[Model, WarmUp] = {}
         self._windows: dict[Identity, Window] = {}
         self._alarms: dict[Identity, Alarms] = {}
@@ -137,6 +138,7 @@ class Drift:
             reference = replace(reference, profiles=reference.profiles[:limit])
         self._references[model] = reference
         self._tables[model] = Tables(reference)
+        self._described[model] = {}
 
     def _fold(self, batch: Records) -> Mapping[str, int]:
         window = self._windows.get(batch.identity)
@@ -159,8 +161,14 @@ class Drift:
         texts = [
             "" if length == self._settings.window else duration_text(length) for length in window.lengths
         ]
-        profiles = window.tables.profiles
-        return {text: [Labels(identity, profile, text) for profile in profiles] for text in texts}
+        tables, shared = window.tables, identity.attributes()
+        return {
+            text: [
+                Labels(shared, profile, text, () if text else bins)
+                for profile, bins in zip(tables.profiles, tables.bins, strict=True)
+            ]
+            for text in texts
+        }
 
     def _judged(self, identity: Identity, window: Window, now_ns: int) -> Points:
         try:
@@ -209,11 +217,19 @@ class Drift:
             where = attributes(model=model, version=version, source=warm_up.SOURCE)
             points["reference.rows"].append(Number(where, float(warm_up.rows)))
             points["reference.ready"].append(Number(where, 0.0))
-        # A reference is described once, whatever the number of stages and data sources.
-        for reference in self._references.values():
-            whose = Identity(reference.model, reference.version)
-            for profile in reference.profiles:
-                prefix, key = family(profile.role)
-                for label, count in zip(profile.bin_labels(), profile.counts.tolist(), strict=True):
-                    where = whose.attributes(**{key: profile.name, "bin": label})
-                    points[f"{prefix}.reference.count"].append(Number(where, float(count)))
+        for whose, described in self._described.items():
+            if not described:
+                described.update(self._describe(self._tables[whose], Identity(*whose)))
+            for name, more in described.items():
+                points[name].extend(more)
+
+    def _describe(self, tables: Tables, whose: Identity) -> Points:
+        """The counts of a reference, once, whatever the number of stages and data sources."""
+        points: Points = defaultdict(list)
+        for profile, bins in zip(tables.profiles, tables.bins, strict=True):
+            names = Labels(whose.attributes(), profile, bins=bins)
+            points[f"{names.prefix}.reference.count"].extend(
+                Number(where, float(count))
+                for where, count in zip(names.bins, profile.counts.tolist(), strict=False)
+            )
+        return points
