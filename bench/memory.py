@@ -50,7 +50,7 @@ def send(port: int, model: str, ages_s: list[float], seed: int) -> None:
     """The rows of a reference first, a day old, then a batch for each age."""
     random = np.random.default_rng(seed)
     names = [f"f{feature:03}" for feature in range(FEATURES)]
-    schema = pa.schema([*((name, pa.float32()) for name in names), ("timestamp", pa.timestamp("ns"))])
+    schema = pa.schema(dict.fromkeys(names, pa.float32()) | {"timestamp": pa.timestamp("ns")})
     now_ns = time.time_ns()
     with fl.FlightClient(f"grpc://127.0.0.1:{port}") as client:
         writer, reader = client.do_put(fl.FlightDescriptor.for_path("records", model, "1"), schema)
