@@ -15,7 +15,7 @@ AGENT = Path(__file__).parents[1] / "agent" / "tidegauge"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"stats"}),
     frozenset({"metric", "identity", "snapshot", "telemetry", "units", "environment", "config"})
-    | {"layout", "categories", "batch", "wire", "baked"},
+    | {"layout", "plain", "categories", "batch", "wire", "baked"},
     frozenset({"profile", "reference", "shelf"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher"}),
     frozenset({"app", "footprint"}),

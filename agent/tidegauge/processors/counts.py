@@ -13,10 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidegauge import categories
+from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
+from tidegauge.plain import Plain
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
+from tidegauge.stats.spots import locate
 
 _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
@@ -146,15 +149,18 @@ class Plan:
             place for place, profile in enumerate(tables.profiles) if profile.name not in here
         )
 
-    def prepare(self, rows: pa.RecordBatch, counts: Counts) -> pa.RecordBatch:
+    def prepare(self, content: Content, counts: Counts) -> Content:
         """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
 
         Columns that the batch lacks are missing in all its rows.
         """
         if self._absent:
-            counts.tallies[self._absent, bins.MISSING] += rows.num_rows
+            counts.tallies[self._absent, bins.MISSING] += content.num_rows
         if self._absent_texts:
-            counts.missing[self._absent_texts] += rows.num_rows
+            counts.missing[self._absent_texts] += content.num_rows
+        if not self._texts and not self._casts:
+            return content
+        rows = content.rows if isinstance(content, Plain) else content
         for index, row in self._texts:
             found, missing = categories.count(rows.column(index), self._tables.known[row])
             counts.categories[row, : len(found)] += found
@@ -164,15 +170,15 @@ class Plan:
             rows = rows.set_column(index, rows.schema.names[index], doubles)
         return rows
 
-    def fold(self, prepared: Sequence[pa.RecordBatch], counts: Counts) -> None:
+    def fold(self, prepared: Sequence[Content], counts: Counts) -> None:
         """Add the numbers of batches to the counts, in one call."""
         if not len(self._columns):
             return
         tables = self._tables
-        # The capsules own the exported structs: they must outlive the kernel.
-        capsules = [_exported(rows) for rows in prepared]
+        # What is exported is released with its capsule: they must outlive the kernel.
+        located = [_locate(one) for one in prepared]
         bins.fold(
-            np.array([_array_address(capsule, b"arrow_array") for capsule in capsules], np.int64),
+            np.array([spots for spots, _ in located]),
             self._columns,
             tables.edges,
             tables.grids,
@@ -182,11 +188,17 @@ class Plan:
             counts.squares,
             counts.tallies,
         )
-        del capsules
+        del located
 
 
-def _exported(rows: Any) -> Any:
-    return rows.__arrow_c_array__()[1]
+def _locate(content: Any) -> tuple[npt.NDArray[np.int64], object]:
+    """Where the columns lie, int64[columns, 4], and what keeps them there."""
+    if isinstance(content, Plain):
+        return content.spots, content
+    capsule = content.__arrow_c_array__()[1]
+    spots = np.zeros((content.num_columns, 4), np.int64)
+    locate(_array_address(capsule, b"arrow_array"), spots)
+    return spots, capsule
 
 
 def _countable(kind: pa.DataType, folded: Kind) -> bool:

@@ -56,10 +56,10 @@ class Stream:
         if left_out:
             self._left_out.update({reason: left_out.get(reason, 0) for reason in TIMING})
         ids = batch.layout.index(Role.PREDICTION_ID)
-        if ids is not None and self._ids and is_hashable(batch.rows.schema.field(ids).type):
+        if ids is not None and self._ids and is_hashable(batch.content.schema.field(ids).type):
             if self._repeats is None:
                 self._repeats = Repeats(self._ids)
-            self._repeated += self._repeats.update(batch.rows.column(ids))
+            self._repeated += self._repeats.update(batch.content.column(ids))
 
     def stale(self, now_ns: int) -> bool | None:
         """Whether nothing has come for longer than usual; None while nobody knows what is usual."""
@@ -93,7 +93,7 @@ class Stream:
 
     def _meet(self, batch: Records) -> None:
         """A layout is a stream's, and a schema may come on many."""
-        schema = hash(frozenset((field.name, str(field.type)) for field in batch.rows.schema))
+        schema = hash(frozenset((field.name, str(field.type)) for field in batch.content.schema))
         if schema not in self._schemas:
             self._changes += bool(self._schemas)
             if len(self._schemas) < _SCHEMAS:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidegauge.batch import Records
+from tidegauge.batch import Content, Records
 from tidegauge.config import Drift as Settings
 from tidegauge.layout import Layout, Role
+from tidegauge.plain import Plain
 from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
 from tidegauge.processors.panes import Panes
 from tidegauge.units import Duration
@@ -51,7 +52,7 @@ class Window:
         self._updates = 0
         self._next: int | None = None  # the first pane that `closed` has not given
         # What `settle` is to fold, of one plan and for one pane.
-        self._waiting: list[pa.RecordBatch] = []
+        self._waiting: list[Content] = []
         self._where: tuple[Plan, Counts] | None = None
 
     def update(self, batch: Records) -> Mapping[str, int]:
@@ -62,7 +63,7 @@ class Window:
         """
         plan = self._plans.get(batch.layout)
         if plan is None:
-            plan = self._plans[batch.layout] = Plan(batch.layout, batch.rows.schema, self.tables)
+            plan = self._plans[batch.layout] = Plan(batch.layout, batch.content.schema, self.tables)
         if self._told:
             self._met, self._told = {}, False
         if len(self._met) < _PLANS:
@@ -70,7 +71,8 @@ class Window:
         self._updates += 1
         if plan.timestamp is None:
             return self._at_arrival(plan, batch)
-        rows, times = batch.rows, event_times(batch)
+        rows: Content = batch.content
+        times = event_times(batch)
         future = late = 0
         latest = batch.received_ns + self._future_ns
         if times.max() > latest:
@@ -111,7 +113,7 @@ class Window:
         assert self._watermark is not None
         pane = self._panes.place(time, time, self._watermark)
         assert pane is not None
-        self._put(plan, batch.rows, pane)
+        self._put(plan, batch.content, pane)
         return {}
 
     def _advance(self, newest: int, arrived: int) -> int:
@@ -126,16 +128,17 @@ class Window:
         # Lateness is judged by what was known before: a batch's own rows may come in any order.
         return oldest if known is None else max(oldest, known - self._lateness_ns)
 
-    def _place(self, plan: Plan, rows: pa.RecordBatch, times: npt.NDArray[np.int64]) -> None:
+    def _place(self, plan: Plan, rows: Content, times: npt.NDArray[np.int64]) -> None:
         assert self._watermark is not None
         pane = self._panes.place(int(times.min()), int(times.max()), self._watermark)
         if pane is not None:
             self._put(plan, rows, pane)
             return
+        rows = rows.rows if isinstance(rows, Plain) else rows
         for pane, mine in self._panes.places(times, self._watermark):
             self._put(plan, rows if mine is None else rows.filter(pa.array(mine)), pane)
 
-    def _put(self, plan: Plan, rows: pa.RecordBatch, pane: Counts) -> None:
+    def _put(self, plan: Plan, rows: Content, pane: Counts) -> None:
         if self._where != (plan, pane):
             self.settle()
             self._where = plan, pane
@@ -186,9 +189,10 @@ def lengths(settings: Settings) -> tuple[Duration, ...]:
 
 
 def _only(
-    rows: pa.RecordBatch, times: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
-) -> tuple[pa.RecordBatch, npt.NDArray[np.int64]]:
-    return rows.filter(pa.array(chosen)), times[chosen]
+    rows: Content, times: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
+) -> tuple[Content, npt.NDArray[np.int64]]:
+    whole = rows.rows if isinstance(rows, Plain) else rows
+    return whole.filter(pa.array(chosen)), times[chosen]
 
 
 def event_times(batch: Records) -> npt.NDArray[np.int64]:
@@ -201,7 +205,7 @@ def event_times(batch: Records) -> npt.NDArray[np.int64]:
     index = batch.layout.index(Role.TIMESTAMP)
     if index is None:
         return np.full(batch.items, batch.received_ns, np.int64)
-    column = batch.rows.column(index)
+    column = batch.content.column(index)
     if pa.types.is_float64(column.type):
         seconds = column.to_numpy(zero_copy_only=False)
         clipped = (np.clip(np.nan_to_num(seconds), -_FARTHEST_S, _FARTHEST_S) * 1e9).astype(np.int64)
