@@ -178,6 +178,14 @@ class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
 
+class Health(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    step: Duration = Duration("15s")
+    window: Duration = Duration("1h")
+    max_lag: Duration = Duration("5m")
+    max_models: Positive = 20
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     other_windows: tuple[Duration, ...] = ()
@@ -223,6 +231,7 @@ class Config(Settings, frozen=True, kw_only=True):
     stages: Stages = Stages()
     logs: Logs = Logs()
     drift: Drift = Drift()
+    health: Health = Health()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}
     state_dir: str | None = None
