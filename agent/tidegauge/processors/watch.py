@@ -54,7 +54,7 @@ class Watch:
         left_out = self.window.update(batch)
         self.stream.update(batch, left_out)
         for pane in self.window.closed():
-            self.alarms.look(pane)
+            self.alarms.look(pane.counts)
         return left_out
 
     def collect(self, now_ns: int, points: Points) -> None:
