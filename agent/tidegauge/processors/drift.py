@@ -16,6 +16,7 @@ from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Metric, Number, attributes
 from tidegauge.processors.alarms import Alarms
+from tidegauge.processors.changes import Changes
 from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
 from tidegauge.processors.evidence import Evidence
@@ -54,6 +55,7 @@ class Drift:
         self._windows: dict[Identity, Window] = {}
         self._alarms: dict[Identity, Alarms] = {}
         self._streams: dict[Identity, Stream] = {}
+        self._changes: dict[Identity, Changes] = {}
         self._labels: dict[Identity, dict[str, list[Labels]]] = {}
         self._known: dict[Identity, tuple[tuple[int, int], Points]] = {}
         self._on_reference = on_reference
@@ -124,6 +126,7 @@ class Drift:
             for name, more in known[1].items():
                 points[name].extend(more)
             self._streams[identity].report(identity, now_ns, points)
+            self._changes[identity].report(identity, points)
         self._collect_references(points)
         return tuple(
             Metric(name, about.kind, about.unit, about.description, tuple(points[name]), self._start_ns)
@@ -142,6 +145,7 @@ class Drift:
                 window.capture(),
                 self._alarms[identity].capture(),
                 self._streams[identity].capture(),
+                self._changes[identity].capture(),
             )
             for identity, window in self._windows.items()
         )
@@ -182,6 +186,7 @@ class Drift:
         self._open(state.identity, window)
         self._alarms[state.identity].restore(state.alarms)
         self._streams[state.identity].restore(state.stream)
+        self._changes[state.identity].restore(state.changes)
         if complete:
             self._starts[state.identity] = state.start_ns
             self._sums[state.identity] = state.sums
@@ -222,6 +227,7 @@ class Drift:
             self._open(batch.identity, window)
         left_out = window.update(batch)
         self._streams[batch.identity].update(batch, left_out)
+        self._changes[batch.identity].update(batch)
         for pane in window.closed():
             self._alarms[batch.identity].look(pane)
         return left_out
@@ -230,6 +236,7 @@ class Drift:
         self._windows[identity] = window
         self._alarms[identity] = Alarms(window.tables, self._settings)
         self._streams[identity] = Stream(self._settings)
+        self._changes[identity] = Changes(window.tables.profiles, self._settings)
 
     def _label(self, identity: Identity, window: Window) -> dict[str, list[Labels]]:
         """By window: "" for `drift.window`, whose points carry no label of it. Made when first wanted: for
