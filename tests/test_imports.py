@@ -17,7 +17,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
     )
-    | {"layout", "plain", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
+    | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
+    | {"disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile"}),
     frozenset(
         {

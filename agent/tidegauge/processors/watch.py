@@ -14,6 +14,7 @@ from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Number
 from tidegauge.processors.alarms import Alarms
+from tidegauge.processors.changes import Changes
 from tidegauge.processors.checkpoint import IdentityState
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
 from tidegauge.processors.evidence import Evidence
@@ -37,6 +38,7 @@ class Watch:
         self.window = Window(tables, settings)
         self.alarms = Alarms(tables, settings)
         self.stream = Stream(settings)
+        self.changes = Changes(tables.profiles, settings)
         self._settings = settings
         self._run_start_ns = start_ns
         self._start_ns: int | None = None  # of a lifetime that began in an earlier run
@@ -53,6 +55,7 @@ class Watch:
         """Take a batch in; returns the rows left out, by reason."""
         left_out = self.window.update(batch)
         self.stream.update(batch, left_out)
+        self.changes.update(batch)
         for pane in self.window.closed():
             self.alarms.look(pane.counts)
         return left_out
@@ -65,6 +68,7 @@ class Watch:
         for name, more in self._judged[1].items():
             points[name].extend(more)
         self.stream.report(self.identity, now_ns, points)
+        self.changes.report(self.identity, points)
 
     def capture(self) -> IdentityState:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
@@ -76,6 +80,7 @@ class Watch:
             self.window.capture(),
             self.alarms.capture(),
             self.stream.capture(),
+            self.changes.capture(),
         )
 
     def restore(self, state: IdentityState, *, complete: bool) -> None:
@@ -87,6 +92,7 @@ class Watch:
         self.window.restore(state.window, anew=not complete)
         self.alarms.restore(state.alarms)
         self.stream.restore(state.stream)
+        self.changes.restore(state.changes)
         if complete:
             self._start_ns = state.start_ns
             self._sums = state.sums
