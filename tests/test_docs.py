@@ -30,7 +30,7 @@ from tidegauge.processors.report import METRICS
 from tidegauge.processors.stages import Stages
 from tidegauge.processors.timings import Timings
 from tidegauge.publisher import Publisher
-from tidegauge.scrapers.gpu import FAMILIES
+from tidegauge.scrapers.family import FAMILIES
 from tidegauge.snapshot import Snapshots
 from tidegauge.statefile import StateFile
 from tidegauge.telemetry import COUNTERS, Telemetry

@@ -95,7 +95,7 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
             await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
-            await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
+            await stack.enter_async_context(Nvml(snapshots, config.scrapers.nvml, config.identity))
         otlp = OtlpReceiver(
             pipeline, telemetry, config.identity, fanout.offer, config.latency.timings, fanout.keeps_up
         )
