@@ -21,10 +21,10 @@ REASONS = {
     "idle": 0x1,
     "application_setting": 0x2,
     "power_cap": 0x4,
-    "hw_slowdown": 0x8,
+    "hardware_slowdown": 0x8,
     "sync_boost": 0x10,
-    "sw_thermal": 0x20,
-    "hw_thermal": 0x40,
+    "software_thermal": 0x20,
+    "hardware_thermal": 0x40,
     "power_brake": 0x80,
     "display_setting": 0x100,
 }
