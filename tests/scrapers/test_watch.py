@@ -9,15 +9,22 @@ from typing import Any
 import pynvml
 import pytest
 
+from tidegauge.config import IdentityAttributes
 from tidegauge.metric import Metric, Number
+from tidegauge.scrapers.gpu import Gpu, Terms
+from tidegauge.scrapers.models import Models
 from tidegauge.scrapers.watch import WAIT_MS, XidWatch
 from tidegauge.scrapers.xid import NUMBERS, Xids
 
+SAME = ("hw.name", "hw.type", "hw.vendor")
 GPUS = ("GPU-00000000-feed", "GPU-00000001-feed")
 
 
-def handles() -> dict[str, Any]:
-    return {uuid: pynvml.nvmlDeviceGetHandleByIndex(index) for index, uuid in enumerate(GPUS)}
+def gpus() -> dict[str, Gpu]:
+    terms = Terms(Models((), IdentityAttributes()), 0)
+    return {
+        uuid: Gpu(pynvml.nvmlDeviceGetHandleByIndex(index), index, terms) for index, uuid in enumerate(GPUS)
+    }
 
 
 @pytest.fixture
@@ -29,7 +36,7 @@ def opened(stub: Any) -> Any:
 
 def points(metrics: tuple[Metric, ...], name: str) -> dict[tuple[str, ...], float]:
     return {
-        tuple(value for _, value in point.attributes): point.value
+        tuple(value for key, value in point.attributes if key not in SAME): point.value
         for metric in metrics
         if metric.name == name
         for point in metric.points
@@ -39,7 +46,7 @@ def points(metrics: tuple[Metric, ...], name: str) -> dict[tuple[str, ...], floa
 
 def test_an_error_is_counted_by_kind_and_dated_by_number(opened: Any) -> None:
     xids, told = Xids(), threading.Semaphore(0)
-    watch = XidWatch.start(handles(), xids, told.release)
+    watch = XidWatch.start(gpus(), xids, told.release)
     assert watch is not None
     assert told.acquire(timeout=0)
     zeros = points(xids.collect(), "hw.gpu.xid.events")
@@ -55,6 +62,8 @@ def test_an_error_is_counted_by_kind_and_dated_by_number(opened: Any) -> None:
     assert sum(counts.values()) == counts[GPUS[1], "link"]
     [(key, when_s)] = points(xids.collect(), "hw.gpu.xid.time").items()
     assert key == (GPUS[1], "79")
+    named = xids.collect()[0].points[0].attributes
+    assert ("hw.name", "NVIDIA Stub") in named
     assert before_s <= when_s <= time.time()
     assert opened.calls()["nvmlEventSetFree 0"] == 1
 
@@ -64,7 +73,7 @@ def test_an_early_return_does_not_spin(opened: Any) -> None:
     for answer in ("", "nvmlEventSetWait_v2 0 15"):
         opened.script(answer)
         before = opened.calls()["nvmlEventSetWait_v2 0"]
-        watch = XidWatch.start(handles(), Xids(), lambda: None)
+        watch = XidWatch.start(gpus(), Xids(), lambda: None)
         assert watch is not None
         began = time.monotonic()
         time.sleep(4 * WAIT_MS / 1000)
@@ -76,7 +85,7 @@ def test_an_early_return_does_not_spin(opened: Any) -> None:
 def test_a_gpu_without_events_is_left_out(opened: Any) -> None:
     opened.script("nvmlDeviceGetSupportedEventTypes 0 3")
     xids = Xids()
-    watch = XidWatch.start(handles(), xids, lambda: None)
+    watch = XidWatch.start(gpus(), xids, lambda: None)
     assert watch is not None
     assert watch.close()
     assert {uuid for uuid, _ in points(xids.collect(), "hw.gpu.xid.events")} == {GPUS[1]}
@@ -84,7 +93,7 @@ def test_a_gpu_without_events_is_left_out(opened: Any) -> None:
 
 def test_without_any_there_is_no_watch(opened: Any) -> None:
     opened.script("nvmlDeviceRegisterEvents * 3")
-    assert XidWatch.start(handles(), Xids(), lambda: None) is None
+    assert XidWatch.start(gpus(), Xids(), lambda: None) is None
     assert opened.calls()["nvmlEventSetFree 0"] == opened.calls()["nvmlEventSetCreate 0"] == 1
     assert not opened.calls()["nvmlEventSetWait_v2 0"]
 
@@ -92,7 +101,7 @@ def test_without_any_there_is_no_watch(opened: Any) -> None:
 def test_an_error_of_a_gpu_that_tells_nothing_more_is_counted(opened: Any) -> None:
     told = threading.Semaphore(0)
     xids = Xids()
-    watch = XidWatch.start(handles(), xids, told.release)
+    watch = XidWatch.start(gpus(), xids, told.release)
     assert watch is not None
     told.acquire(timeout=0)
     opened.script("xid 1 79", "nvmlDeviceGetUUID 1 15")
@@ -104,7 +113,7 @@ def test_an_error_of_a_gpu_that_tells_nothing_more_is_counted(opened: Any) -> No
 def test_a_wait_that_never_returns_is_told(opened: Any) -> None:
     """What is left of it ends with the test's process: it is a daemon."""
     opened.script("nvmlEventSetWait_v2 0 hang")
-    watch = XidWatch.start(handles(), Xids(), lambda: None)
+    watch = XidWatch.start(gpus(), Xids(), lambda: None)
     assert watch is not None
     while not opened.calls()["hang 0"]:
         time.sleep(0.002)

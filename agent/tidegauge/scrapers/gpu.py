@@ -106,6 +106,11 @@ class Gpu:
         """NVML's handle, for as long as the session is open."""
         return self._device.handle
 
+    @property
+    def attributes(self) -> Attributes:
+        """What all its series carry."""
+        return self._device.attributes
+
     def read(self) -> list[Sample]:
         """All that it and its instances support, with their states.
 

@@ -101,8 +101,8 @@ class Session:
         self._watch_xids()
 
     def _watch_xids(self) -> None:
-        handles = {uuid: self._known[uuid].handle for uuid in sorted(self._listed)}
-        self._watch = XidWatch.start(handles, self._xids, lambda: self._tell_xids(self._xids.collect()))
+        gpus = {uuid: self._known[uuid] for uuid in sorted(self._listed)}
+        self._watch = XidWatch.start(gpus, self._xids, lambda: self._tell_xids(self._xids.collect()))
 
     def _reopen(self) -> None:
         self.close()

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import pynvml
 
+from tidegauge.scrapers.gpu import Gpu
 from tidegauge.scrapers.xid import Xids, kind_of
 
 log = logging.getLogger(__name__)
@@ -32,19 +33,19 @@ class XidWatch:
         self._thread = threading.Thread(target=self._run, name="nvml-xid", daemon=True)
 
     @classmethod
-    def start(cls, gpus: Mapping[str, Any], xids: Xids, told: Callable[[], None]) -> Self | None:
-        """Watch GPUs, handles by UUID; `told` is called here, and on the watch's thread with each error.
+    def start(cls, gpus: Mapping[str, Gpu], xids: Xids, told: Callable[[], None]) -> Self | None:
+        """Watch GPUs, by UUID; `told` is called here, and on the watch's thread with each error.
 
         None where none of them can be watched.
         """
         events = None
         watched = []
-        for uuid, handle in gpus.items():
+        for uuid, gpu in gpus.items():
             try:
-                if not pynvml.nvmlDeviceGetSupportedEventTypes(handle) & XID:
+                if not pynvml.nvmlDeviceGetSupportedEventTypes(gpu.handle) & XID:
                     continue
                 events = events or pynvml.nvmlEventSetCreate()
-                pynvml.nvmlDeviceRegisterEvents(handle, XID, events)
+                pynvml.nvmlDeviceRegisterEvents(gpu.handle, XID, events)
             except pynvml.NVMLError as error:
                 log.info("GPU %s: XID errors are not told: %s", uuid, error)
             else:
@@ -55,7 +56,7 @@ class XidWatch:
             _free(events)
             return None
         for uuid in watched:
-            xids.watch(uuid)
+            xids.watch(uuid, gpus[uuid].attributes)
         watch = cls(events, xids, told)
         watch._thread.start()
         told()

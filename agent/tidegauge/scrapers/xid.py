@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 
-from tidegauge.metric import Metric
+from tidegauge.metric import Attributes, Metric
 from tidegauge.scrapers.family import Sample, as_metrics
 
 KINDS = {
@@ -39,16 +39,19 @@ class Xids:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[str, dict[str, int]] = {}
+        self._attributes: dict[str, Attributes] = {}
         self._times: dict[tuple[str, int], float] = {}
 
-    def watch(self, uuid: str) -> None:
+    def watch(self, uuid: str, attributes: Attributes) -> None:
         """Begin with zeros, so that the first error is an increase."""
         with self._lock:
+            self._attributes[uuid] = attributes
             self._counts.setdefault(uuid, dict.fromkeys((*KINDS, "other"), 0))
 
     def add(self, uuid: str, number: int) -> None:
         """Count an error that has just happened."""
-        self.watch(uuid)
+        if uuid not in self._counts:
+            self.watch(uuid, (("hw.id", uuid),))
         with self._lock:
             self._counts[uuid][kind_of(number)] += 1
             if (uuid, number) in self._times or sum(key[0] == uuid for key in self._times) < NUMBERS:
@@ -58,12 +61,14 @@ class Xids:
         """`hw.gpu.xid.events` and `hw.gpu.xid.time`."""
         with self._lock:
             counts = [
-                Sample("hw.gpu.xid.events", (("hw.id", uuid), ("hw.gpu.xid.kind", kind)), float(count))
+                Sample(
+                    "hw.gpu.xid.events", (*self._attributes[uuid], ("hw.gpu.xid.kind", kind)), float(count)
+                )
                 for uuid, kinds in self._counts.items()
                 for kind, count in kinds.items()
             ]
             times = [
-                Sample("hw.gpu.xid.time", (("hw.id", uuid), ("hw.gpu.xid", str(number))), when_s)
+                Sample("hw.gpu.xid.time", (*self._attributes[uuid], ("hw.gpu.xid", str(number))), when_s)
                 for (uuid, number), when_s in self._times.items()
             ]
         return as_metrics(counts + times)
