@@ -386,8 +386,7 @@ int nvmlDeviceGetFieldValues(Device *device, int count, Field *fields) {
     return 0;
 }
 
-int nvmlDeviceGetComputeRunningProcesses_v3(Device *device, unsigned int *count, Process *processes) {
-    CALLED(device->index);
+static int list(unsigned int *count, Process *processes) {
     unsigned int there = (unsigned int)scripted("processes", 0, 2), room = *count;
     *count = there;
     if (!there) return 0;
@@ -398,6 +397,16 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Device *device, unsigned int *count,
         processes[place] = process;
     }
     return 0;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(Device *device, unsigned int *count, Process *processes) {
+    CALLED(device->index);
+    return list(count, processes);
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v2(Device *device, unsigned int *count, Process *processes) {
+    CALLED(device->index);
+    return list(count, processes);
 }
 
 int nvmlDeviceGetProcessUtilization(Device *device, Busy *busy, unsigned int *count,

@@ -250,6 +250,15 @@ def test_processes_can_be_left_alone(stub: Any) -> None:
     assert not [call for call in stub.calls() if "Process" in call]
 
 
+def test_an_older_list_of_processes_serves_too(stub: Any) -> None:
+    stub.script("nvmlDeviceGetComputeRunningProcesses_v3 0 13")
+    with opened() as session:
+        session.poll()
+        found = of(GPU, series(session.poll()))
+    assert found["hw.gpu.process.memory.usage", "4242"] == 2**30
+    assert stub.calls()["nvmlDeviceGetComputeRunningProcesses_v3 0"] == 1
+
+
 def test_mig_instances_are_devices_of_their_own(stub: Any) -> None:
     stub.script("mig 0 2", "nvmlDeviceGetUtilizationRates 0 3")
     with opened(GpuModel(gpu="MIG-00000000-2", model="fraud")) as session:
@@ -315,6 +324,23 @@ def test_a_lost_gpu_gets_new_readings_when_nvml_is_open_again(stub: Any) -> None
     assert calls["nvmlInitWithFlags 0"] == calls["nvmlShutdown 0"] == 2
     assert calls["nvmlEventSetCreate 0"] == calls["nvmlEventSetFree 0"] == 2
     assert calls["nvmlGpmSampleAlloc 0"] == calls["nvmlGpmSampleFree 0"]
+
+
+def test_a_driver_that_was_replaced_is_told_once_with_what_helps(
+    stub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened() as session:
+        stub.script("nvmlDeviceGetUtilizationRates * 18", "nvmlInitWithFlags 0 18")
+        for _ in range(4 * REOPEN_POLLS):
+            found = series(session.poll())
+        assert of(GPU, found)["hw.status", "failed"] == 1
+        told = [record.getMessage() for record in caplog.records if "open again" in record.getMessage()]
+        assert len(told) == 1
+        assert "restart the agent" in told[0]
+        stub.script()
+        for _ in range(REOPEN_POLLS + 1):
+            found = series(session.poll())
+        assert of(GPU, found)["hw.status", "ok"] == 1
 
 
 def test_without_a_gpu_nothing_stays_open(stub: Any) -> None:

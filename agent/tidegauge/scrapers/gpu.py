@@ -14,7 +14,7 @@ from tidegauge.scrapers import activity, clocks, faults, links, memory, mig, pow
 from tidegauge.scrapers.family import Sample
 from tidegauge.scrapers.gpm import Gpm
 from tidegauge.scrapers.models import Model, Models
-from tidegauge.scrapers.processes import Processes, ProcessUtilization
+from tidegauge.scrapers.processes import CALLS, Processes, ProcessUtilization
 from tidegauge.scrapers.reading import LOST, Reading
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,8 @@ class Gpu:
         limit = self._terms.max_processes
         if not limit:
             return ()
-        return Reading(Processes(self._terms.models, limit)), Reading(ProcessUtilization(limit))
+        listed = Reading(*(Processes(call, self._terms.models, limit) for call in CALLS))
+        return listed, Reading(ProcessUtilization(limit))
 
     def _list_instances(self, *, divided: bool) -> None:
         present: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pynvml
@@ -11,6 +12,12 @@ from tidegauge.metric import Attributes
 from tidegauge.scrapers.family import Sample
 from tidegauge.scrapers.models import Models
 
+CALLS: tuple[Callable[[Any], list[Any]], ...] = (
+    pynvml.nvmlDeviceGetComputeRunningProcesses_v3,
+    pynvml.nvmlDeviceGetComputeRunningProcesses_v2,
+)
+"""The one without a number raises an error of its own where the library has another version."""
+
 
 class Processes:
     """A probe for the processes that compute on a device, at most `limit` of them by id.
@@ -18,13 +25,15 @@ class Processes:
     What is beyond the limit is one series, with the attribute of OVERFLOW.
     """
 
-    def __init__(self, models: Models, limit: int) -> None:
+    def __init__(self, ask: Callable[[Any], list[Any]], models: Models, limit: int) -> None:
+        """`ask` is one of CALLS."""
+        self._ask = ask
         self._models = models
         self._limit = limit
 
     def __call__(self, handle: Any) -> list[Sample]:
         """How many there are, the memory of each, largest first, and the models that they name."""
-        found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        found = self._ask(handle)
         found.sort(key=lambda one: one.usedGpuMemory or 0, reverse=True)
         samples = [Sample("hw.gpu.processes", (), float(len(found)))]
         models = set()

@@ -38,6 +38,7 @@ class Session:
         self._silent: set[int] = set()
         self._lost: set[str] = set()
         self._polls_since_open = 0
+        self._closed = ""
         self._open()
 
     def poll(self) -> tuple[Metric, ...]:
@@ -106,6 +107,14 @@ class Session:
 
     def _reopen(self) -> None:
         self.close()
-        # A driver that has gone altogether leaves every GPU lost until it is back.
-        with contextlib.suppress(pynvml.NVMLError):
+        why = ""
+        try:
             self._open()
+        except pynvml.NVMLError_LibRmVersionMismatch as error:
+            why = f"{error} The driver was replaced: restart the agent."
+        except pynvml.NVMLError as error:
+            # A driver that has gone altogether leaves every GPU lost until it is back.
+            why = str(error)
+        if why and why != self._closed:
+            log.warning("NVML does not open again: %s", why)
+        self._closed = why
