@@ -96,7 +96,7 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
             await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
-            await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
+            await stack.enter_async_context(Nvml(snapshots, config.scrapers.nvml, config.identity))
         if config.health.enabled:
             await stack.enter_async_context(Health(config.health, snapshots))
         otlp = OtlpReceiver(

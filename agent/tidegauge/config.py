@@ -48,9 +48,20 @@ class Receivers(Settings, frozen=True, kw_only=True):
     records: RecordLimits = RecordLimits()
 
 
+class GpuModel(Settings, frozen=True, kw_only=True):
+    """The model that runs on a GPU: on that with this UUID, or with this index in NVML's order."""
+
+    gpu: int | str
+    model: str
+    version: str = ""
+
+
 class Nvml(Settings, frozen=True, kw_only=True):
     enabled: bool = True
     interval: Duration = Duration("10s")
+    max_processes: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 32
+    models: tuple[GpuModel, ...] = ()
+    demo: bool = False
 
 
 class Scrapers(Settings, frozen=True, kw_only=True):
