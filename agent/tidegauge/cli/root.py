@@ -56,11 +56,12 @@ def run(config: Path | None) -> None:
     from tidegauge.config import ConfigError
 
     os.environ.setdefault("GRPC_EXPERIMENTS", _EXPERIMENTS)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else whoever fails a handshake writes into the log
     try:
         settings = _load(config)
         with _telling():
             from tidegauge.cli.run import run_agent
-        run_agent(settings)
+        run_agent(settings, lambda: _load(config))
     except ConfigError as error:
         _refuse(error)
 

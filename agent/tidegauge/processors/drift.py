@@ -59,6 +59,13 @@ class Drift:
         for reference in references:
             self._adopt(reference)
 
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
+        self._settings = settings
+        self._known.clear()
+        for alarms in self._alarms.values():
+            alarms.retune(settings)
+
     def update(self, *batches: Batch) -> Mapping[str, int]:
         """Fold batches of records.
 
