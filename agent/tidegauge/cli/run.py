@@ -15,11 +15,8 @@ from collections.abc import Callable
 import uvloop
 
 from tidegauge import __version__, footprint
-from tidegauge.app import Ports, destinations, load_references, run
+from tidegauge.app import Ports, run
 from tidegauge.config import Config
-from tidegauge.config_listeners import listeners
-from tidegauge.exporters.channel import Collector
-from tidegauge.listening.door import Door
 from tidegauge.reload import Origin
 from tidegauge.units import unix_path
 
@@ -57,19 +54,6 @@ def run_agent(config: Config, read: Callable[[], Config]) -> None:
     log.info("stopped")
     if not clean:
         _leave()
-
-
-def check_files(config: Config) -> None:
-    """Read the files that a configuration names.
-
-    Raises:
-        ConfigError: with those that cannot be read.
-    """
-    load_references(config)
-    for path, listener in listeners(config).items():
-        Door(listener, path)
-    for path, settings in destinations(config).values():
-        Collector(settings, path)
 
 
 async def _until_stopped(config: Config, read: Callable[[], Config]) -> bool:
