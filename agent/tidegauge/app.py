@@ -79,7 +79,7 @@ async def run(
     state = ["starting"]
     doors = {path: Door(settings, path, telemetry) for path, settings in listeners(config).items()}
     for problem in exposed(listeners(config)):
-        log.warning("%s", problem)
+        log.warning("unguarded: %s", problem)
     reload = Reload(config, (lambda: config) if origin is None else origin.read, telemetry)
     watched: list[Watched] = [reload, *(file for door in doors.values() for file in door.watched)]
 
