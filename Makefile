@@ -25,10 +25,11 @@ run: $(READY) ## the agent; CONFIG=FILE for a configuration
 test: $(READY) ## the tests that need PyPI alone
 	$(BIN)/pytest -m "not e2e" $(ARGS)
 
-check: $(READY) ## lint, format and types
+check: $(READY) ## lint, format, types, and known vulnerabilities where there is a network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/audit.py
 
 e2e: $(READY) tools ## the tests with a real Prometheus and OpenTelemetry Collector
 	$(BIN)/pytest -m e2e $(ARGS)

@@ -31,10 +31,12 @@ from tidegauge.processors.report import METRICS
 from tidegauge.processors.stages import Stages
 from tidegauge.processors.timings import Timings
 from tidegauge.publisher import Publisher
+from tidegauge.reload import Reload
 from tidegauge.scrapers.family import FAMILIES
 from tidegauge.snapshot import Snapshots
 from tidegauge.statefile import StateFile
 from tidegauge.telemetry import COUNTERS, Telemetry
+from tidegauge.watched import FileWatch
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -128,6 +130,9 @@ async def observed() -> Telemetry:
     async def nothing() -> None:
         return None
 
+    reload = Reload(config.Config(), config.Config, telemetry)
+    reload.observe()
+    FileWatch([reload], telemetry, interval_s=1).observe()
     Checkpointer(StateFile("", "drift"), nothing, telemetry, interval_s=1, last_s=1).observe()
     return telemetry
 

@@ -8,6 +8,11 @@ from urllib.parse import unquote
 
 SIGNALS = ("traces", "metrics", "logs")
 _PROTOCOLS = ("grpc", "http/protobuf")
+_FILES = {
+    "certificate": "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "client_certificate": "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    "client_key": "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+}
 
 
 class Environment(NamedTuple):
@@ -94,9 +99,7 @@ def _settings(signal: str, environ: Mapping[str, str]) -> dict[str, Any] | None:
     named, headers = given("OTEL_EXPORTER_OTLP_HEADERS")
     if headers:
         settings["headers"] = pairs(headers, named)
-    if certificate := given("OTEL_EXPORTER_OTLP_CERTIFICATE")[1]:
-        settings["certificate"] = certificate
-    return settings
+    return settings | {name: file for name, variable in _FILES.items() if (file := given(variable)[1])}
 
 
 def _base(endpoint: str, signal: str, variable: str) -> str:
@@ -117,6 +120,6 @@ def pairs(text: str, variable: str) -> dict[str, str]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, separator, value = part.partition("=")
         if not separator or not key.strip():
-            raise ValueError(f"{variable}: {part!r} is not key=value")
+            raise ValueError(f"{variable}: a part of it is not key=value")  # and may be a secret
         pairs[unquote(key.strip())] = unquote(value.strip())
     return pairs

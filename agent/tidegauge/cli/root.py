@@ -58,36 +58,51 @@ def run(config: Path | None, demo_gpu: bool) -> None:
     from tidegauge.config import ConfigError
 
     os.environ.setdefault("GRPC_EXPERIMENTS", _EXPERIMENTS)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else whoever fails a handshake writes into the log
+
+    def read() -> Config:
+        found = _load(config)
+        return with_demo_gpu(found) if demo_gpu else found
+
     try:
-        settings = _load(config)
+        _load(config)  # what is wrong is told before kernels are loaded
         with _telling():
             from tidegauge.cli.run import run_agent, with_demo_gpu
-        run_agent(with_demo_gpu(settings) if demo_gpu else settings)
+        run_agent(read(), read)
     except ConfigError as error:
         _refuse(error)
 
 
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> None:
+@click.option("--against", type=click.Path(path_type=Path), metavar="OLD", help="What an agent runs with.")
+def check(file: Path, against: Path | None) -> None:
     """Check a configuration: exit 0, or 2 with everything that is wrong and how to mend it.
 
-    The references and certificates that it names are read too.
+    The references, certificates and secrets that it names are read too; secrets are not shown. With
+    --against it tells what would change in an agent that runs with OLD: exit 0 where that can take it, 1
+    where it has to be restarted.
 
     \b
-    Example:
+    Examples:
       tidegauge check agent.yaml
+      tidegauge check new.yaml --against agent.yaml
     """
     from tidegauge.config import ConfigError
 
     try:
         settings = _load(file)
         with _telling():
-            from tidegauge.cli.run import check_files
+            from tidegauge.cli.check import check_files, tell_changes, warnings
         check_files(settings)
+        running = None if against is None else _load(against)
     except ConfigError as error:
         _refuse(error)
+    for warning in warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"{file}: ok")
+    if not tell_changes(settings, running):
+        raise click.exceptions.Exit(1)
 
 
 @commands.group()
