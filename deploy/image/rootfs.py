@@ -26,9 +26,8 @@ NEEDLESS = (
     # Only tests, compilers and type checkers open these.
     *("**/tests", "pyarrow/include", "pyarrow/src", "numpy/_core/include", "numpy/distutils", "numba/cuda"),
     *("**/*.pxd", "**/*.pyx", "**/*.pyi", "**/*.pxi", "**/*.h", "**/*.hpp", "**/*.c", "**/*.cpp", "**/*.a"),
-    # The agent serves Flight through gRPC, and nothing reads query plans.
+    # The agent serves Flight through gRPC.
     *("pyarrow/libarrow_flight.so*", "pyarrow/_flight.*.so", "pyarrow/libarrow_python_flight.so*"),
-    *("pyarrow/libarrow_substrait.so*", "pyarrow/_substrait.*.so"),
 )
 """Below site-packages."""
 
