@@ -11,6 +11,7 @@ tool comes along. Debian's packages that files were taken from are recorded wher
 from __future__ import annotations
 
 import compileall
+import itertools
 import py_compile
 import re
 import shutil
@@ -34,8 +35,11 @@ NEEDLESS = (
 UNUSED = (
     *("test", "idlelib", "tkinter", "_tkinter.*", "turtledemo", "turtle.py", "lib2to3", "pydoc_data"),
     *("ensurepip", "venv", "config-*", "_test*.so", "__pycache__", "site-packages", "dist-packages"),
+    *("curses", "_curses*.so", "readline.*.so", "sqlite3", "_sqlite3.*.so", "dbm", "_dbm.*.so", "_gdbm.*.so"),
+    *("nis.*.so", "ossaudiodev.*.so"),
 )
-"""Of Python's own library: what draws windows, teaches, installs or tests."""
+"""Of Python's own library: what draws, teaches, installs or tests, and what brings libraries for databases,
+terminals and Kerberos along."""
 
 FILES = {
     "etc/passwd": "root:x:0:0::/:/none\ntidegauge:x:65532:65532::/:/none\n",
@@ -63,8 +67,8 @@ def slim(packages: Path) -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     # Libraries that wheels bring in *.libs were edited there, and strip would leave them misaligned.
     objects = sorted(path for path in elves([packages]) if not path.parent.name.endswith(".libs"))
-    subprocess.run(["strip", "--strip-unneeded", *map(str, objects)], check=True)
-    for shorter, longer in zip(objects, objects[1:], strict=False):
+    run("strip", "--strip-unneeded", *map(str, objects))
+    for shorter, longer in itertools.pairwise(objects):
         if longer.name.startswith(shorter.name + ".") and shorter.read_bytes() == longer.read_bytes():
             shorter.unlink()
             shorter.symlink_to(longer.name)
@@ -73,7 +77,8 @@ def slim(packages: Path) -> None:
 def assemble(venv: Path, to: Path) -> None:
     """Fill the layers, those that change least first."""
     system, packages, agent = (to / name for name in ("system", "packages", "agent"))
-    taken = set(take_python(venv, system)) | set(take_libraries(venv, system))
+    taken = set(take_python(venv, system))
+    taken |= set(take_libraries(venv, system))
     owners = record_owners(taken, system)
     for name, text in FILES.items():
         write(system / name, text)
@@ -116,17 +121,20 @@ def take_libraries(venv: Path, root: Path) -> Iterator[Path]:
     for top in ("bin", "lib", "lib64"):
         if Path("/", top).is_symlink():
             link(Path("/", top), Path("/", top).readlink(), root)
-    library = Path(sysconfig.get_path("stdlib"), "lib-dynload")
-    for name in sorted(linked([Path(sys.executable).resolve(), library, venv])):
+    for name in sorted(linked([root, venv])):
         if venv not in Path(name).parents:
             yield copy(Path(name), root)
+    # An interpreter in /usr/local has its library there, where only the linker's cache finds it.
+    for path in [Path("/etc/ld.so.conf"), *Path("/etc/ld.so.conf.d").glob("*.conf")]:
+        copy(path, root)
+    run("ldconfig", "-r", str(root))
 
 
 def linked(places: Iterable[Path]) -> set[str]:
     found: set[str] = set()
     for path in elves(places):
-        listing = subprocess.run(["ldd", str(path)], check=False, capture_output=True, text=True).stdout
-        found |= set(re.findall(r"(/\S+) \(0x", listing))
+        # Modules of the standard library find theirs wherever they lie.
+        found |= set(re.findall(r"(/\S+) \(0x", run("ldd", str(path), check=False)))
     return found
 
 
@@ -144,17 +152,17 @@ def record_owners(files: Iterable[Path], root: Path) -> list[sbom.Part]:
     """The Debian packages that own these files; their status and licences are kept as scanners expect."""
     # dpkg may know a file by its name from before /lib became /usr/lib.
     names = {str(name) for path in files for name in (path, Path("/", *path.parts[2:]))}
-    listing = subprocess.run(["dpkg", "--search", *names], check=False, capture_output=True, text=True).stdout
-    packages = sorted({line.partition(": ")[0] for line in listing.splitlines() if line.startswith("lib") or ": /" in line})
+    listing = run("dpkg", "--search", *names, check=False)
     found = []
-    for package in packages:
-        status = subprocess.run(["dpkg", "--status", package], check=True, capture_output=True, text=True).stdout
-        name, version = (re.search(rf"^{key}: (.*)$", status, re.M)[1] for key in ("Package", "Version"))
+    for package in sorted(set(re.findall(r"^([^\s:,]+(?::\w+)?): /", listing, re.M))):
+        status = run("dpkg", "--status", package)
+        fields = dict(re.findall(r"^(Package|Version|Architecture): (.*)$", status, re.M))
+        name = fields["Package"]
         write(root / "var/lib/dpkg/status.d" / name, status)
         licence = Path("/usr/share/doc", name, "copyright")
         if licence.exists():
             copy(licence, root)
-        found.append(sbom.debian(name, version))
+        found.append(sbom.debian(name, fields["Version"], fields["Architecture"]))
     return found
 
 
@@ -177,6 +185,10 @@ def sizes(to: Path, venv: Path) -> str:
     large["others"] = sum(parts.values()) - sum(large.values())
     lines = [f"{size / 1e6:7.1f} MB  {part}" for part, size in sorted(large.items(), key=lambda one: -one[1])]
     return "\n".join([*lines, f"{sum(parts.values()) / 1e6:7.1f} MB", ""])
+
+
+def run(*command: str, check: bool = True) -> str:
+    return subprocess.run(command, check=check, stdout=subprocess.PIPE, text=True).stdout
 
 
 def real(path: Path) -> Path:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 
 class Part(NamedTuple):
@@ -26,15 +27,17 @@ class Part(NamedTuple):
     licence: str = "NOASSERTION"
 
 
-def document(packages: Path, others: Iterable[Part]) -> str:
-    """JSON of all that is installed in the folder `packages`, of `others`, and of this interpreter."""
-    parts = [*installed(packages), *others, interpreter()]
+def document(packages: Path, more: Iterable[Part]) -> str:
+    """JSON of all that is installed in the folder `packages`, of `more`, and of this interpreter."""
+    parts = [*installed(packages), *more, interpreter()]
     [agent] = [part for part in parts if part.name == "tidegauge"]
     listed = [_package(part) for part in sorted(parts)]
     digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
     created = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()))
     relations = [("SPDXRef-DOCUMENT", "DESCRIBES", _reference(agent))]
-    relations += [(_reference(agent), "DEPENDS_ON", _reference(part)) for part in sorted(parts) if part != agent]
+    relations += [
+        (_reference(agent), "DEPENDS_ON", _reference(part)) for part in sorted(parts) if part != agent
+    ]
     return json.dumps(
         {
             "spdxVersion": "SPDX-2.3",
@@ -62,12 +65,13 @@ def installed(packages: Path) -> Iterator[Part]:
         about = found.metadata
         name = re.sub(r"[-_.]+", "-", about["Name"]).lower()
         # Older metadata has a sentence, or the whole text, where an expression belongs.
-        licence = about.get("License-Expression") or "NOASSERTION"
+        licence = about["License-Expression"] if "License-Expression" in about else "NOASSERTION"
         yield Part(name, found.version, f"pkg:pypi/{name}@{found.version}", licence)
 
 
-def debian(name: str, version: str) -> Part:
-    return Part(name, version, f"pkg:deb/debian/{name}@{version}")
+def debian(name: str, version: str, architecture: str) -> Part:
+    # Versions have + and : in them, which a package URL quotes.
+    return Part(name, version, f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={architecture}")
 
 
 def interpreter() -> Part:
