@@ -24,11 +24,13 @@ RUN PYTHONPATH=/build /opt/tidegauge/bin/pip install --no-compile --no-build-iso
  && /opt/tidegauge/bin/pip uninstall --quiet --yes pip setuptools \
  && python3 /image/rootfs.py slim /opt/tidegauge \
  && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/tidegauge/lib
-# Kernels are compiled for any CPU of the architecture (x86-64, armv8-a): those of this machine would not be
-# found on another, and a container that cannot write its cache could not start there.
+# Kernels are compiled for any CPU of the architecture (x86-64, armv8-a), not for this machine's: a container
+# that cannot write its cache could not start on another. x86-64-v2 and the like are quicker by a few percent.
+ARG CPU=generic
 ENV NUMBA_CACHE_DIR=/opt/tidegauge/kernels \
     NUMBA_CACHE_LOCATOR_CLASSES=tidegauge.baked.Kernels \
-    NUMBA_CPU_NAME=generic
+    NUMBA_CPU_NAME=${CPU} \
+    NUMBA_CPU_FEATURES=""
 RUN /opt/tidegauge/bin/python -c 'import tidegauge.app' \
  && python3 /image/rootfs.py assemble /opt/tidegauge /rootfs
 
@@ -37,6 +39,7 @@ ARG VERSION=0.1.0
 ARG REVISION=""
 ARG CREATED=""
 ARG BASE
+ARG CPU=generic
 LABEL org.opencontainers.image.title="tidegauge" \
       org.opencontainers.image.description="Telemetry sidecar for ML model servers" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -44,7 +47,7 @@ LABEL org.opencontainers.image.title="tidegauge" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.base.name="${BASE}" \
-      tidegauge.cpu="generic" \
+      tidegauge.cpu="${CPU}" \
       tidegauge.sbom="/opt/tidegauge/sbom.spdx.json"
 # Three layers, so that a new version of the agent is a small download.
 COPY --from=builder /rootfs/system /
@@ -55,7 +58,8 @@ ENV PATH=/opt/tidegauge/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     NUMBA_CACHE_DIR=/opt/tidegauge/kernels \
     NUMBA_CACHE_LOCATOR_CLASSES=tidegauge.baked.Kernels \
-    NUMBA_CPU_NAME=generic \
+    NUMBA_CPU_NAME=${CPU} \
+    NUMBA_CPU_FEATURES="" \
     OMP_NUM_THREADS=1
 # Numeric, so that the kubelet can see that it is not root.
 USER 65532:65532

@@ -100,6 +100,17 @@ def test_the_container_is_restricted() -> None:
     assert all("host" not in probe["httpGet"] for probe in probes(container))
 
 
+def test_variables_are_told_before_they_are_used() -> None:
+    """Kubernetes puts $(NAME) in from the variables above it alone, and else leaves it as it stands."""
+    [container] = SIDECAR["spec"]["template"]["spec"]["initContainers"]
+    known: set[str] = set()
+    for variable in container["env"]:
+        assert set(re.findall(r"\$\((\w+)\)", variable.get("value", ""))) <= known
+        known.add(variable["name"])
+    attributes = dict(pair.split("=") for pair in container["env"][-1]["value"].split(","))
+    assert attributes.keys() == {"k8s.pod.name", "k8s.pod.uid", "k8s.namespace.name", "k8s.node.name"}
+
+
 def probes(container: dict[str, Any]) -> list[dict[str, Any]]:
     return [container[key] for key in container if key.endswith("Probe")]
 

@@ -65,8 +65,8 @@ def installed(packages: Path) -> Iterator[Part]:
         about = found.metadata
         name = re.sub(r"[-_.]+", "-", about["Name"]).lower()
         # Older metadata has a sentence, or the whole text, where an expression belongs.
-        licence = about["License-Expression"] if "License-Expression" in about else "NOASSERTION"
-        yield Part(name, found.version, f"pkg:pypi/{name}@{found.version}", licence)
+        licences = about.get_all("License-Expression") or ["NOASSERTION"]
+        yield Part(name, found.version, f"pkg:pypi/{name}@{found.version}", licences[0])
 
 
 def debian(name: str, version: str, architecture: str) -> Part:

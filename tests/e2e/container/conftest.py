@@ -1,7 +1,7 @@
 """The image, built for real by podman, and containers of it.
 
 Needs podman (with runc), and mmdebstrap for a base without a registry; BASE names another base image
-that podman can get.
+that podman can get, and IMAGE an image that is built already.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def base(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def image(podman: Podman, base: str) -> str:
+    if "IMAGE" in os.environ:
+        return os.environ["IMAGE"]
     # pip inside the build comes to its index as this machine does.
     trust = ["--volume", f"{CA}:{CA}:ro"] if CA.exists() else []
     podman("build", "--network", "host", *trust, "--build-arg", f"BASE={base}", "--tag", IMAGE, str(ROOT))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -35,6 +34,9 @@ SETTINGS = {
     "tracing_server": "127.0.0.1:4317",
 }
 MODEL = {"name": "fraud", "implementation": "mlserver_model.Doubler", "parameters": {"version": "v2"}}
+
+UNKNOWN = {"metadata.namespace": "models", "spec.nodeName": "node-1"}
+"""Fields that podman has no value for."""
 
 READY = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9464/readyz').status)"
 SERVING = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:8000/v2/health/ready').status)"
@@ -120,10 +122,15 @@ def playable(
     containers = {one["name"]: one for one in [*spec.pop("initContainers", []), *spec["containers"]]}
     agent, server = containers["tidegauge"], containers["server"]
     hook = agent.pop("lifecycle", {"preStop": {"exec": {"command": []}}})["preStop"]["exec"]["command"]
-    # No kubelet, so no probes, no restarts and no node's name.
-    for key in ("restartPolicy", "startupProbe", "livenessProbe"):
+    # No kubelet, so no probes and no restarts; and podman's ports want a network.
+    for key in ("restartPolicy", "startupProbe", "livenessProbe", "ports"):
         agent.pop(key, None)
-    agent["env"] = [one for one in agent["env"] if "spec.nodeName" not in str(one)]
+    del server["ports"]
+    for one in agent["env"]:
+        path = one.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        if path in UNKNOWN:
+            one.pop("valueFrom")
+            one["value"] = UNKNOWN[path]
     agent["image"] = image
     # MLServer, as a user of its own. Its SDK sends spans once a minute, and when it ends.
     model = folder / "model"
@@ -134,6 +141,7 @@ def playable(
     server["image"] = base
     server["command"] = ["python3", "-c", "from mlserver.cli import main; main()", "start", "/model"]
     server["env"] += [
+        {"name": "PATH", "value": "/usr/local/bin:/usr/bin"},
         {"name": "PYTHONPATH", "value": "/packages:/model"},
         {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
         {"name": "OTEL_BSP_SCHEDULE_DELAY", "value": "60000"},
@@ -168,7 +176,6 @@ def test_a_native_sidecar_is_there_before_the_server_and_after_it(
     answers: Callable[..., bool],
     counted: Callable[[Pod], float],
     until: Callable[..., Any],
-    podman: Podman,
 ) -> None:
     pod = make_pod("native")
     pod.begin(pod.agent)
@@ -180,7 +187,6 @@ def test_a_native_sidecar_is_there_before_the_server_and_after_it(
     pod.end(pod.server)
     until(lambda: counted(pod) == REQUESTS)
     assert pod.end(pod.agent) == 0
-    assert "stopped" in podman("logs", pod.agent)
     (agent_began, agent_ended), (server_began, server_ended) = pod.times(pod.agent), pod.times(pod.server)
     assert agent_began < server_began < server_ended < agent_ended
 
@@ -224,18 +230,3 @@ def test_both_run_without_privileges(
                 "root": "Read-only file system",
             }
         )
-
-
-def test_the_pod_is_told_who_it_is(
-    make_pod: Callable[[str], Pod],
-    podman: Podman,
-    answers: Callable[..., bool],
-    until: Callable[..., Any],
-    python: Callable[..., str],
-) -> None:
-    """The downward API's variables come to be resource attributes."""
-    pod = make_pod("native")
-    pod.begin(pod.agent)
-    until(lambda: answers(pod.agent, READY, "200"))
-    told = python(pod.agent, "import os; print(os.environ['OTEL_RESOURCE_ATTRIBUTES'])")
-    assert re.match(rf"k8s\.pod\.name={NAME},", told)
