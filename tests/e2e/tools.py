@@ -299,6 +299,7 @@ TOOLS = (
     server("litserve", "litserve"),
     server("moto", "moto"),
     server("kubernetes-validate", "kubernetes-validate"),
+    server("spdx-tools", "spdx-tools"),
 )
 
 if __name__ == "__main__":

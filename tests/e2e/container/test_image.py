@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +70,12 @@ folders = [Path(top, name) for top in ("/", "/usr", "/usr/local") for name in ("
 print(*sorted({path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}))
 """
 
+PRIVILEGED = """
+from pathlib import Path
+found = [path for top in ("/etc", "/opt", "/usr", "/var") for path in Path(top).rglob("*")]
+print([str(path) for path in found if not path.is_symlink() and path.stat().st_mode & 0o6002])
+"""
+
 # Every module of the standard library that is there finds its shared libraries, and so do the packages'.
 IMPORTS = """
 import importlib, sys, sysconfig
@@ -112,6 +120,10 @@ def test_the_interpreter_is_the_only_program(inside: Callable[[str], str]) -> No
     assert all(re.fullmatch(r"python3?(\.\d+)?", name) for name in inside(PROGRAMS).split())
 
 
+def test_no_file_gives_privileges(inside: Callable[[str], str]) -> None:
+    assert inside(PRIVILEGED) == "[]"
+
+
 def test_what_is_there_finds_its_libraries(inside: Callable[[str], str]) -> None:
     assert inside(IMPORTS) == "[]"
 
@@ -139,6 +151,16 @@ def test_the_bill_of_materials_names_every_package(podman: Podman, inside: Calla
     # Scanners look here for Debian's.
     folder = "import os; print(*os.listdir('/var/lib/dpkg/status.d'))"
     assert set(inside(folder).split()) <= listed
+
+
+def test_the_bill_of_materials_is_valid_spdx(
+    tool: Callable[[str, str], Path], inside: Callable[[str], str], tmp_path: Path
+) -> None:
+    bill = tmp_path / "sbom.spdx.json"
+    bill.write_text(inside("print(open('/opt/tidegauge/sbom.spdx.json').read())"))
+    command = [str(tool("spdx-tools", "bin/python")), "-m", "spdx_tools.spdx.clitools.pyspdxtools"]
+    done = subprocess.run([*command, "--infile", str(bill)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_its_size_is_told_by_parts(
