@@ -30,6 +30,12 @@ print(json.dumps({
 
 READY = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9464/readyz').status)"
 
+CATCHES = """
+import re
+caught = int(re.search(r"SigCgt:\\s+(\\w+)", open("/proc/1/status").read())[1], 16)
+print(bool(caught >> 14 & 1))
+"""
+
 # A record batch of its own, so that kernels run and not only load. The image has no Flight client.
 RECORDS = """
 import json
@@ -174,6 +180,19 @@ def test_its_size_is_told_by_parts(
     # Names, links and folders come on top.
     stored = int(podman("image", "inspect", "--format", "{{.Size}}", image)) / 1e6
     assert stored == pytest.approx(whole, rel=0.03)
+
+
+def test_a_start_that_is_called_off_ends_at_once(
+    podman: Podman, image: str, answers: Callable[..., bool], until: Callable[[Callable[[], bool]], bool]
+) -> None:
+    """PID 1 gets no signal that it has no handler for, and has to have one before the agent has."""
+    container = podman("run", "--detach", *HARDENED, "--cpus", "0.1", image)
+    try:
+        until(lambda: answers(container, CATCHES, "True"))
+        podman("stop", "--time", "60", container)
+        assert podman("inspect", "--format", "{{.State.ExitCode}}", container) == "143"
+    finally:
+        podman("rm", "--force", container)
 
 
 def test_it_serves_without_a_place_to_write(
