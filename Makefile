@@ -9,8 +9,9 @@ CONFIG ?=
 ARGS ?=
 IMAGE ?= tidegauge
 BASE ?= python:3.13-slim
+CPU ?= generic
 
-.PHONY: help demo run test check e2e tools bench soak fuzz gpu-record image lock clean
+.PHONY: help demo run test check e2e tools bench soak fuzz gpu-record image sizes sbom lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -50,8 +51,19 @@ fuzz: $(READY) ## fuzz the readers of OTLP, guided by coverage; ARGS="traces --r
 gpu-record: $(READY) ## record what NVML answers here, and compare with nvidia-smi; OUT=FILE
 	$(BIN)/tidegauge gpu record -o $(or $(OUT),gpu-recording.json) $(ARGS)
 
-image: ## the container image; BASE=IMAGE for another Python base
-	docker build --build-arg BASE=$(BASE) -t $(IMAGE) .
+image: ## the container image; BASE=IMAGE for another Python base, CPU=x86-64-v2 for newer CPUs alone
+	docker build --build-arg BASE=$(BASE) --build-arg CPU=$(CPU) -t $(IMAGE) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) \
+		--build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) .
+
+sizes: ## the image's parts, in megabytes
+	@$(call inside,sizes.txt)
+
+sbom: ## the image's bill of materials, SPDX as JSON
+	@$(call inside,sbom.spdx.json)
+
+inside = docker run --rm --network none --read-only --entrypoint python $(IMAGE) \
+	-ISc "print(open('/opt/tidegauge/$(1)').read(), end='')"
 
 # Without fuzz: few machines have a wheel of atheris, and `make fuzz` fetches it.
 lock: $(READY) ## renew the locks from pyproject.toml (needs uv)
