@@ -27,8 +27,10 @@ REASONS = {
     "hardware_thermal": 0x40,
     "power_brake": 0x80,
     "display_setting": 0x100,
+    "board_limit": 0x200,
+    "reliability": 0x400,
 }
-"""Bits of nvmlClocksEventReason*; several are set at once."""
+"""Bits of nvmlClocksEventReason*, the last two of nvmlClocksThrottleReason*; several are set at once."""
 
 POLICIES = {
     "power_cap": pynvml.NVML_PERF_POLICY_POWER,
