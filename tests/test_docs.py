@@ -21,6 +21,7 @@ from tidegauge.cli.root import commands
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.forward import Forwarder
 from tidegauge.exporters.naming import metric_name
+from tidegauge.health import health
 from tidegauge.metric import Kind
 from tidegauge.pipeline import Pipeline
 from tidegauge.processors.latency import Latency
@@ -45,7 +46,8 @@ SUFFIXES = ("_bucket", "_count", "_sum")
 NO_METRICS = {f"hw_{name}" for name in ("id", "name", "type", "vendor", "state", "driver_version")}
 NO_METRICS |= {f"hw_gpu_{name}" for name in ("task", "clock_domain", "clock_reason", "link", "unit")}
 NO_METRICS |= {"hw_gpu_xid", "hw_gpu_xid_kind", "hw_gpu_mig_instance", "hw_parent", "hw_limit_type"}
-NO_METRICS |= {"prediction_id"}
+NO_METRICS |= {"hw_slowdown", "hw_thermal", "prediction_id"}
+NO_METRICS |= {"feature_drift", "prediction_drift"}  # signals
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -96,6 +98,7 @@ def exported() -> dict[str, str]:
 def metrics() -> list[tuple[str, str, Kind]]:
     """Name, unit and kind of each of them."""
     found = [(name, about.unit, about.kind) for name, about in METRICS.items()]
+    found += [(name, unit, Kind.GAUGE) for name, (unit, _) in health.METRICS.items()]
     found += [(name, family.unit, family.kind) for name, family in FAMILIES.items()]
     folded = (
         Latency(config.Latency()),
