@@ -49,7 +49,7 @@ NO_METRICS = {f"hw_{name}" for name in ("id", "name", "type", "vendor", "state",
 NO_METRICS |= {"feature_drift", "prediction_drift"}  # signals
 NO_METRICS |= {f"hw_gpu_{name}" for name in ("task", "clock_domain", "clock_reason", "link", "unit")}
 NO_METRICS |= {"hw_gpu_xid", "hw_gpu_xid_kind", "hw_gpu_mig_instance", "hw_parent", "hw_limit_type"}
-NO_METRICS |= {"prediction_id"}
+NO_METRICS |= {"hw_slowdown", "hw_thermal", "prediction_id"}
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 

@@ -26,7 +26,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nvml")
     target = folder / "libnvidia-ml.so.1"
     flags = ("-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1")
-    subprocess.run([COMPILER, *flags, "-o", str(target), str(SOURCE), "-lm"], check=True)
+    subprocess.run([COMPILER, *flags, "-o", str(target), str(SOURCE)], check=True)
     return folder
 
 

@@ -17,7 +17,6 @@
  * Struct layouts and signatures are those of nvml.h. Values are in NVML's units and differ by GPU.
  * `tidegauge_nvml_stub` is there for recordings to tell what they were made of.
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,9 +83,10 @@ static int called(const char *call, unsigned int gpu) {
     return answer;
 }
 
-/* `base`, or with the line `wave` what swings by `swing` around it, every 12 polls. */
+/* `base`, or with the line `wave` what goes up and down by `swing` around it, every 12 polls. */
 static double wave(double base, double swing) {
-    return scripted("wave", 0, 0) ? base + swing * sin(polls * 3.14159265358979 / 6) : base;
+    static const double steps[12] = {0, 1, 2, 3, 2, 1, 0, -1, -2, -3, -2, -1};
+    return scripted("wave", 0, 0) ? base + swing * steps[polls % 12] / 3 : base;
 }
 
 /* A counter, that grows by `step` with each poll where the line `wave` is. */

@@ -14,6 +14,7 @@ from tidegauge.config import GpuModel, IdentityAttributes
 from tidegauge.metric import Metric, Number
 from tidegauge.scrapers.family import FAMILIES
 from tidegauge.scrapers.gpu import Terms
+from tidegauge.scrapers.links import LINKS
 from tidegauge.scrapers.models import Models
 from tidegauge.scrapers.session import REOPEN_POLLS, Session
 
@@ -80,9 +81,9 @@ READINGS: Series = {
     ("hw.gpu.clock.held", "idle"): 0,
     ("hw.gpu.clock.held", "application_setting"): 0,
     ("hw.gpu.clock.held", "power_cap"): 1,
-    ("hw.gpu.clock.held", "hardware_slowdown"): 0,
-    ("hw.gpu.clock.held", "software_thermal"): 1,
-    ("hw.gpu.clock.held", "hardware_thermal"): 0,
+    ("hw.gpu.clock.held", "hw_slowdown"): 0,
+    ("hw.gpu.clock.held", "sw_thermal"): 1,
+    ("hw.gpu.clock.held", "hw_thermal"): 0,
     ("hw.gpu.clock.held", "power_brake"): 0,
     ("hw.gpu.clock.held", "display_setting"): 0,
     ("hw.gpu.clock.held.time", "power_cap"): 1.5,
@@ -193,7 +194,7 @@ def test_what_is_not_supported_is_asked_once_and_counted(stub: Any) -> None:
     assert calls["nvmlDeviceGetViolationStatus 0"] == 6
     assert calls["nvmlDeviceGetBAR1MemoryInfo 0"] == calls["nvmlDeviceGetMarginTemperature 0"] == 1
     assert calls["nvmlGpmQueryDeviceSupport 0"] == calls["nvmlDeviceGetProcessUtilization 0"] == 1
-    assert calls["nvmlDeviceGetNvLinkState 0"] == 1
+    assert calls["nvmlDeviceGetNvLinkState 0"] == LINKS
     assert ("hw.gpu.link.errors", "nvlink", "recovery") not in of(GPU, found)
     assert ("hw.gpu.link.errors", "nvlink", "replay") in of(GPU, found)
     assert of(GPU, found)["hw.status", "ok"] == 1
@@ -207,6 +208,23 @@ def test_pcie_traffic_is_measured_where_it_is_not_counted(stub: Any) -> None:
     assert found["hw.gpu.io.rate", "pcie", "transmit"] == 1e6
     assert found["hw.gpu.io.rate", "pcie", "receive"] == 2e6
     assert not [key for key in found if key[:2] == ("hw.gpu.io", "pcie")]
+
+
+def test_nvlink_goes_on_where_bytes_or_links_are_missing(stub: Any) -> None:
+    stub.script("links 0 3", "field 138 3")
+    with opened() as session:
+        found = of(GPU, series(session.poll()))
+        assert found["hw.gpu.nvlink.active",] == 2
+        assert found["hw.gpu.io", "nvlink", "receive"] == 4001 * 1024
+        assert ("hw.gpu.io", "nvlink", "transmit") not in found
+        asked = stub.calls()["nvmlDeviceGetNvLinkState 0"]
+        stub.script("links 0 3", "field 138 3", "field 139 3")
+        for _ in range(3):
+            found = of(GPU, series(session.poll()))
+        assert not [key for key in found if key[:2] == ("hw.gpu.io", "nvlink")]
+        assert found["hw.gpu.nvlink.active",] == 2
+    # Of 18 that there may be, three are asked again.
+    assert stub.calls()["nvmlDeviceGetNvLinkState 0"] == asked + 3 * 3
 
 
 def test_older_names_of_the_clock_reasons_serve_too(stub: Any) -> None:

@@ -21,14 +21,16 @@ REASONS = {
     "idle": 0x1,
     "application_setting": 0x2,
     "power_cap": 0x4,
-    "hardware_slowdown": 0x8,
+    "hw_slowdown": 0x8,
     "sync_boost": 0x10,
-    "software_thermal": 0x20,
-    "hardware_thermal": 0x40,
+    "sw_thermal": 0x20,
+    "hw_thermal": 0x40,
     "power_brake": 0x80,
     "display_setting": 0x100,
+    "board_limit": 0x200,
+    "reliability": 0x400,
 }
-"""Bits of nvmlClocksEventReason*; several are set at once."""
+"""Bits of nvmlClocksEventReason*, the last two of nvmlClocksThrottleReason*; several are set at once."""
 
 POLICIES = {
     "power_cap": pynvml.NVML_PERF_POLICY_POWER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from tidegauge.scrapers.fields import FieldId, Fields
 from tidegauge.scrapers.reading import UNSUPPORTED, Probe, Reading
 
 LINKS = 18
-"""NVLink links of a GPU at most, up to Blackwell; one that is not there ends the search."""
+"""NVLink links of a GPU at most, up to Blackwell."""
 
 _PCIE_ERRORS = {
     "correctable": pynvml.NVML_FI_DEV_PCIE_COUNT_CORRECTABLE_ERRORS,
@@ -107,6 +108,7 @@ class Nvlink:
     """The links that are up, and the bytes of payload over all of them."""
 
     def __init__(self) -> None:
+        self._links: list[int] | None = None
         self._counted = True
 
     def __call__(self, handle: Any) -> list[Sample]:
@@ -114,21 +116,19 @@ class Nvlink:
 
         Raises pynvml.NVMLError_NotSupported where the GPU has no link at all.
         """
-        present = list(self._states(handle))
-        if not present:
+        states = self._states(handle)
+        self._links = list(states)
+        if not states:
             raise pynvml.NVMLError_NotSupported
-        up = [link for link, active in enumerate(present) if active]
+        up = [link for link, active in states.items() if active]
         samples = [Sample("hw.gpu.nvlink.active", (), float(len(up)))]
         return samples + self._traffic(handle, up)
 
-    @staticmethod
-    def _states(handle: Any) -> list[bool]:
-        states: list[bool] = []
-        for link in range(LINKS):
-            try:
-                states.append(bool(pynvml.nvmlDeviceGetNvLinkState(handle, link)))
-            except UNSUPPORTED:  # InvalidArgument behind the last link
-                break
+    def _states(self, handle: Any) -> dict[int, bool]:
+        states: dict[int, bool] = {}
+        for link in range(LINKS) if self._links is None else self._links:
+            with contextlib.suppress(*UNSUPPORTED):  # it is not there, and is not asked again
+                states[link] = bool(pynvml.nvmlDeviceGetNvLinkState(handle, link))
         return states
 
     def _traffic(self, handle: Any, up: list[int]) -> list[Sample]:
