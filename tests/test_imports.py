@@ -18,9 +18,21 @@ FLOORS: tuple[frozenset[str], ...] = (
         {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
         | {"config_listeners", "changes"}
     )
-    | {"layout", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
+    | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
+    | {"disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile", "listening", "watched"}),
-    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
+    frozenset(
+        {
+            "receivers",
+            "scrapers",
+            "processors",
+            "exporters",
+            "pipeline",
+            "publisher",
+            "checkpointer",
+            "health",
+        }
+    ),
     frozenset({"app", "footprint", "backtest", "reload"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -18,6 +18,7 @@ from tidegauge.exporters.fanout import Fanout
 from tidegauge.exporters.forward import DEFAULT, Forwarder
 from tidegauge.exporters.otlp import OtlpPush
 from tidegauge.exporters.pages import Pages
+from tidegauge.health.health import Health
 from tidegauge.listening.door import Door, exposed
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
@@ -112,7 +113,9 @@ async def run(
             await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
-            await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
+            await stack.enter_async_context(Nvml(snapshots, config.scrapers.nvml, config.identity))
+        if config.health.enabled:
+            await stack.enter_async_context(Health(config.health, snapshots))
         otlp = OtlpReceiver(
             pipeline, telemetry, config.identity, fanout.offer, config.latency.timings, fanout.keeps_up
         )

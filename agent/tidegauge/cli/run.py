@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+import msgspec
 import uvloop
 
 from tidegauge import __version__, footprint
@@ -54,6 +55,12 @@ def run_agent(config: Config, read: Callable[[], Config]) -> None:
     log.info("stopped")
     if not clean:
         _leave()
+
+
+def with_demo_gpu(config: Config) -> Config:
+    """The configuration with a recording in place of the GPUs."""
+    nvml = msgspec.structs.replace(config.scrapers.nvml, enabled=True, demo=True)
+    return msgspec.structs.replace(config, scrapers=msgspec.structs.replace(config.scrapers, nvml=nvml))
 
 
 async def _until_stopped(config: Config, read: Callable[[], Config]) -> bool:
