@@ -182,7 +182,7 @@ def test_sighup_takes_what_can_change_and_refuses_the_rest(start, mount):
     assert agent.process.poll() is None
 
 
-def test_certificates_and_tokens_of_a_mount_are_taken_when_its_link_is_swapped(start, mount):
+def test_certificates_and_tokens_of_a_mount_are_taken_when_its_link_is_swapped(start, mount, tmp_path):
     old, new = trustme.CA(), trustme.CA()
     tls = {"cert_file": mount / "tls.crt", "key_file": mount / "tls.key"}
     secured = settings(
@@ -239,6 +239,12 @@ def test_certificates_and_tokens_of_a_mount_are_taken_when_its_link_is_swapped(s
     for setting in ("exporters.prometheus.tls", "exporters.prometheus.auth", "receivers.grpc.tls"):
         assert f'tidegauge_reload_failing{{setting="{setting}"}} 1' in page
     assert "PRIVATE KEY" not in agent.text
+    assert "andshake" not in agent.text  # of those that failed above
+    told = explain("--url", f"https://localhost:{agent.pages}", "--ca-file", mount / "ca.crt")
+    assert "wants a token: --token-file" in told
+    (tmp_path / "mine").write_text(SECRETS["next"])
+    options = ("--url", f"https://localhost:{agent.pages}", "--ca-file", mount / "ca.crt")
+    assert "no model" in explain(*options, "--token-file", tmp_path / "mine").lower()
 
 
 def test_no_secret_is_shown_by_check_log_or_pages(start, mount, tmp_path):
@@ -282,6 +288,12 @@ def test_no_secret_is_shown_by_check_log_or_pages(start, mount, tmp_path):
     assert "tidegauge_denied_total" in everything
     for name, secret in SECRETS.items():
         assert secret.rpartition(":")[2] not in everything, name
+
+
+def explain(*options):
+    command = [sys.executable, "-m", "tidegauge", "explain", "--model", "m", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return done.stdout + done.stderr
 
 
 def check(*arguments, cwd):

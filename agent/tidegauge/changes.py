@@ -25,7 +25,8 @@ LIVE = frozenset(
     {
         *("log.level", "reload.interval"),
         *("pipeline.publish_interval", "pipeline.stall_timeout"),
-        *("drift.threshold", "drift.significance", "drift.min_rows", "drift.false_alarm_interval"),
+        *("drift.threshold", "drift.significance", "drift.min_rows", "drift.quality_margin"),
+        "drift.false_alarm_interval",
         *(f"receivers.grpc.{name}" for name in _LISTENER),
         *(f"receivers.http.{name}" for name in _LISTENER),
         *(f"exporters.prometheus.{name}" for name in _LISTENER),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,19 +57,19 @@ def run(config: Path | None, demo_gpu: bool) -> None:
       tidegauge run --demo-gpu
     """
     from tidegauge.config import ConfigError
+    from tidegauge.config_file import ConfigFile
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it asks for a reload, of which there is no need yet
     os.environ.setdefault("GRPC_EXPERIMENTS", _EXPERIMENTS)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else whoever fails a handshake writes into the log
 
-    def read() -> Config:
-        found = _load(config)
-        return with_demo_gpu(found) if demo_gpu else found
-
     try:
-        _load(config)  # what is wrong is told before kernels are loaded
+        file = ConfigFile(config, os.environ)
+        settings = file.read()
         with _telling():
             from tidegauge.cli.run import run_agent, with_demo_gpu
-        run_agent(read(), read)
+        dressed = with_demo_gpu if demo_gpu else (lambda one: one)
+        run_agent(dressed(settings), lambda: dressed(file.read()))
     except ConfigError as error:
         _refuse(error)
 
@@ -261,8 +262,18 @@ def _thresholds(text: str | None) -> list[float]:
 @click.option(
     "--url", default="http://127.0.0.1:9464", show_default=True, help="Where the agent's pages are."
 )
+@click.option("--token-file", type=click.Path(path_type=Path), help="What opens the pages: a bearer token.")
+@click.option("--ca-file", type=click.Path(path_type=Path), help="PEM that https:// pages are checked by.")
 @click.option("--snapshot", type=click.Path(path_type=Path), help="A saved /api/v1/snapshot instead.")
-def explain(model: str, version: str | None, feature: str | None, url: str, snapshot: Path | None) -> None:
+def explain(
+    model: str,
+    version: str | None,
+    feature: str | None,
+    url: str,
+    token_file: Path | None,
+    ca_file: Path | None,
+    snapshot: Path | None,
+) -> None:
     """Explain why a model is drifted, or is not judged.
 
     Of a column: the histograms of reference and window side by side, with each bin's share of the
@@ -279,7 +290,7 @@ def explain(model: str, version: str | None, feature: str | None, url: str, snap
     from tidegauge.cli import snapshot as snapshots
     from tidegauge.cli.explain import explain as print_explanation
 
-    body = snapshots.fetch(url) if snapshot is None else snapshots.load(snapshot)
+    body = snapshots.fetch(url, token_file, ca_file) if snapshot is None else snapshots.load(snapshot)
     print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature)
 
 

@@ -38,7 +38,7 @@ class Collector:
         self.endpoint = settings.endpoint
         self.setting = path
         self._settings = settings
-        self.current: Credentials = self.read()
+        self.current: Credentials = read(settings, path)
         self._channel = _channel(settings, self.current)
         self._calls: Counter[GrpcChannel | HttpChannel] = Counter()
         self._unreachable = False
@@ -67,7 +67,7 @@ class Collector:
 
     def read(self) -> Credentials:
         """Read the files that the settings name. Runs on any thread."""
-        return read(self._settings, self.setting)
+        return read(self._settings, self.setting, self.current)
 
     async def take(self, credentials: Credentials) -> None:
         """Use these from the next call on."""

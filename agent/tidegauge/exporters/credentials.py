@@ -11,41 +11,47 @@ from tidegauge.config import ConfigError, Destination, Problem
 
 @dataclass(frozen=True)
 class Credentials:
-    """PEM of a CA, of the client's certificate and key, and a bearer token; None for what is not set.
+    """What was read, and a context made of it where there is TLS. Two are equal when the files' bytes are."""
 
-    Two are equal when the files' bytes are. `context` is made of them, where there is TLS.
-    """
-
-    ca: bytes | None
-    certificate: bytes | None
-    key: bytes | None = field(repr=False)
-    token: str | None = field(repr=False)
+    files: tuple[bytes | None, ...] = field(repr=False)
+    """PEM of the CA, of the client's certificate and of its key, and the token; None for what is not set."""
     context: ssl.SSLContext | None = field(repr=False, compare=False)
 
     def headers(self, settings: Destination) -> dict[str, str]:
         """Those of the settings, and the token's."""
-        mine = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
-        return settings.headers | mine
+        token = self.files[3]
+        return settings.headers | ({} if token is None else {"authorization": f"Bearer {_text(token)}"})
 
 
-def read(settings: Destination, path: str) -> Credentials:
+def read(settings: Destination, path: str, known: Credentials | None = None) -> Credentials:
     """Read the files that `settings`, which stand at `path`, name. Runs on any thread.
+
+    Where they are as those of `known`, which were read for the same settings, that is returned: the
+    system's CAs, which a context loads, take 30 ms.
 
     Raises:
         ConfigError: naming the setting, where one cannot be read or does not fit the others.
     """
-    found = _files(settings, path)
+    files = _files(settings, path)
+    if known is not None and files == known.files:
+        return known
+    if files[3] is not None and not _is_token(_text(files[3])):
+        raise ConfigError([Problem(f"{path}.bearer_token_file", "has no token, or more than one line")])
     context = None
     if str(settings.endpoint).startswith("https://"):
         context = _context(settings, path)
-        if _files(settings, path) != found:
+        if _files(settings, path) != files:
             # The context is of the paths. A rotation in the midst of this shows a moment later.
             raise ConfigError([Problem(f"{path}.client_certificate", "changed while it was read")])
-    ca, certificate, key, token = found
-    text = None if token is None else token.decode("latin-1").strip()
-    if text is not None and not (text and text.isascii() and text.isprintable()):
-        raise ConfigError([Problem(f"{path}.bearer_token_file", "has no token, or more than one line")])
-    return Credentials(ca, certificate, key, text, context)
+    return Credentials(files, context)
+
+
+def _text(token: bytes) -> str:
+    return token.decode("latin-1").strip()
+
+
+def _is_token(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable()
 
 
 def _files(settings: Destination, path: str) -> tuple[bytes | None, ...]:

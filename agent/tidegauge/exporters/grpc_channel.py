@@ -75,8 +75,8 @@ class GrpcChannel:
         if self._credentials.context is None:
             self._channel = module.insecure_channel(target, _OPTIONS, compression)
         else:
-            shown = self._credentials
-            tls = grpc.ssl_channel_credentials(shown.ca, shown.key, shown.certificate)
+            ca, certificate, key, _ = self._credentials.files
+            tls = grpc.ssl_channel_credentials(ca, key, certificate)
             self._channel = module.secure_channel(target, tls, _OPTIONS, compression)
         self._calls = {signal: self._channel.unary_unary(method) for signal, method in _METHODS.items()}
         if gzipped:

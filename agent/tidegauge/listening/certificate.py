@@ -31,10 +31,12 @@ class Certificate:
     def __init__(self, tls: Tls, setting: str) -> None:
         self.setting = setting
         self._tls = tls
-        self.current: Loaded = self.read()
+        self.current: Loaded = self.load(tls)
 
     def read(self) -> Loaded:
-        """Read the files. Runs on any thread."""
+        """Read the files, and check what they say where it is new. Runs on any thread."""
+        if self._bytes(self._tls) == (self.current.certificate, self.current.key, self.current.client_ca):
+            return self.current
         return self.load(self._tls)
 
     def load(self, tls: Tls) -> Loaded:

@@ -52,8 +52,9 @@ class Watch:
         return self.window.tables
 
     def retune(self, settings: Settings) -> None:
-        """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
-        self._settings, self._judged = settings, None
+        """Judge by other thresholds from now on. The rows and the evidence stay."""
+        self._settings = settings
+        self._judged = None
         self.alarms.retune(settings)
 
     def update(self, batch: Records) -> Mapping[str, int]:
