@@ -36,7 +36,7 @@ from tidegauge.statefile import StateFile
 from tidegauge.telemetry import COUNTERS, Telemetry
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 AGENT_YAML = yaml.safe_load((ROOT / "configs" / "agent.yaml").read_text())
 EXAMPLES = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "deploy").rglob("agent.yaml")])
 

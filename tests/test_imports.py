@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     | {"layout", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
-    frozenset({"app", "footprint", "backtest"}),
+    frozenset({"app", "footprint", "backtest", "generate"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
