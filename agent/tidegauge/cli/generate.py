@@ -112,6 +112,36 @@ def rules(
     _write(output, written)
 
 
+@generate.command()
+@_sources
+@click.option("--feature", "features", multiple=True, metavar="NAME", help="To choose from.")
+@click.option("--latency", type=_Seconds(), default="500ms", show_default=True, help="The line to draw.")
+@click.option("--latency-objective", type=_SHARE, default=0.99, show_default=True)
+@click.option("--error-objective", type=_SHARE, default=0.999, show_default=True)
+@click.option("--gpu-celsius", type=_POSITIVE, default=87, show_default=True)
+@click.option("--gpu-memory", type=_SHARE, default=0.97, show_default=True)
+def dashboards(
+    config: Path | None, paths: tuple[Path, ...], output: Path, latency: float, **others: Any
+) -> None:
+    """Write Grafana dashboards to a folder: fleet, model, feature, output, GPU and agent.
+
+    Without options they are the files that come in deploy/grafana, where models, features and GPUs
+    are chosen from what Prometheus has. With a configuration's references, or --reference, they are
+    chosen from those, whether rows have come or not. Grafana imports the files, or takes them from
+    a provisioned folder; the data source is chosen on the page.
+
+    \b
+    Examples:
+      tidegauge generate dashboards -o dashboards/
+      tidegauge generate dashboards --config agent.yaml --latency 250ms -o dashboards/
+      tidegauge generate dashboards --reference fraud.parquet -o dashboards/
+    """
+    from tidegauge.generate.dashboards import dashboards as made
+
+    plan = _plan(config, paths, latency_s=latency, **others)
+    _write(output, {f"{name}.json": one.text() for name, one in made(plan).items()})
+
+
 def _plan(config: Path | None, paths: Iterable[Path], **others: Any) -> Plan:
     """What the configuration, the references and the options say."""
     from tidegauge import config_file

@@ -34,14 +34,14 @@ class Plan:
 
     psi: float = 0.1
     min_rows: int = 200
-    stale_s: float = 60
+    stale_s: float = 60.0
     score: float = 0.3
     prediction_change: float = 0.2
     mean_latency_s: float = 0.5
     latency_s: float = 0.5
     latency_objective: float = 0.99
     error_objective: float = 0.999
-    gpu_celsius: float = 87
+    gpu_celsius: float = 87.0
     gpu_memory: float = 0.97
     features: tuple[str, ...] = ()
     models: tuple[Watched, ...] = ()
