@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from tidegauge.config import Config, ConfigError, Destination, OtlpExporter, Pip
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.fanout import Fanout
 from tidegauge.exporters.forward import DEFAULT, Forwarder
-from tidegauge.exporters.otlp import OtlpPush
+from tidegauge.exporters.otlp import OtlpPush, default_resource
 from tidegauge.exporters.pages import Pages
+from tidegauge.exporters.remote_write import RemoteWriter
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
 from tidegauge.processors.checkpoint import DriftState
@@ -60,7 +61,8 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
     """
     drift = _drift(config)
     telemetry, snapshots = Telemetry(), Snapshots()
-    # Leaving takes at most: receivers 2 x 10 %, GPU poll 1 s, queue 30 %, state 10 %, collector 2 x 15 %.
+    # Leaving takes at most: receivers 2 x 10 %, GPU poll 1 s, queue 30 %, state 10 %, collector 2 x 15 %,
+    # remote write 10 %.
     drain_s = float(config.pipeline.drain_timeout)
     pipeline = Pipeline(
         _processors(config, drift), telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s
@@ -80,7 +82,10 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
                 ready=lambda: state,
             )
         )
-        fanout = await _export(config, stack, telemetry, snapshots, 0.15 * drain_s)
+        # Who exports, and under one name wherever it goes.
+        resource = default_resource() | config.resource
+        writer = await _write(config, stack, telemetry, snapshots, resource, 0.1 * drain_s)
+        fanout = await _export(config, stack, telemetry, snapshots, resource, 0.15 * drain_s)
         checkpointer = _keep(config, drift, pipeline, telemetry, 0.1 * drain_s)
         publisher = await stack.enter_async_context(
             Publisher(
@@ -88,7 +93,7 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
                 telemetry,
                 snapshots,
                 interval_s=config.pipeline.publish_interval,
-                observe=(fanout.observe, *(one.observe for one in checkpointer)),
+                observe=(fanout.observe, *(one.observe for one in (*writer, *checkpointer))),
             )
         )
         for one in checkpointer:
@@ -166,8 +171,29 @@ def faults(settings: PipelineSettings, pipeline: Pipeline, publisher: Publisher 
     return reasons
 
 
+async def _write(
+    config: Config,
+    stack: AsyncExitStack,
+    telemetry: Telemetry,
+    snapshots: Snapshots,
+    resource: Mapping[str, str],
+    drain_s: float,
+) -> tuple[RemoteWriter, ...]:
+    """Start what writes the page to a Prometheus, if there is such."""
+    settings = config.exporters.remote_write
+    if settings.endpoint is None:
+        return ()
+    writer = RemoteWriter(settings, snapshots, telemetry, resource=resource, drain_s=drain_s)
+    return (await stack.enter_async_context(writer),)
+
+
 async def _export(
-    config: Config, stack: AsyncExitStack, telemetry: Telemetry, snapshots: Snapshots, drain_s: float
+    config: Config,
+    stack: AsyncExitStack,
+    telemetry: Telemetry,
+    snapshots: Snapshots,
+    resource: Mapping[str, str],
+    drain_s: float,
 ) -> Fanout:
     """Start what talks to collectors; returns what passes received OTLP on to them."""
     forwarders = []
@@ -179,7 +205,7 @@ async def _export(
                 collector,
                 snapshots,
                 telemetry,
-                resource=config.resource,
+                resource=resource,
                 interval_s=settings.interval,
                 last_push_s=drain_s,
             )
