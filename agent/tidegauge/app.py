@@ -93,7 +93,11 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
                 telemetry,
                 snapshots,
                 interval_s=config.pipeline.publish_interval,
-                observe=(fanout.observe, *(one.observe for one in (*writer, *checkpointer))),
+                observe=(
+                    fanout.observe,
+                    *(one.observe for one in writer),
+                    *(one.observe for one in checkpointer),
+                ),
             )
         )
         for one in checkpointer:

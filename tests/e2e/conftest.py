@@ -176,6 +176,7 @@ class Prometheus(Process):
         target_port: int,
         *features: str,
         rules: Iterable[Path] = (),
+        options: Iterable[str] = (),
         replicas: Iterable[int] = (),
     ) -> None:
         self.port = free_port()
@@ -191,6 +192,7 @@ class Prometheus(Process):
             f"--storage.tsdb.path={folder / 'tsdb'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             *([f"--enable-feature={','.join(features)}"] if features else []),
+            *options,
         ]
         super().__init__("prometheus", command, folder)
 

@@ -77,6 +77,7 @@ class RemoteWriter:
         self._backoff = Backoff(initial_s=min(1.0, settings.interval))
         self._told = ""
         self._stopping = asyncio.Event()
+        self._end = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -89,6 +90,7 @@ class RemoteWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._task is not None
+        self._end = time.monotonic() + self._drain_s
         self._stopping.set()
         _, late = await asyncio.wait({self._task}, timeout=self._drain_s)
         if late:
@@ -125,8 +127,11 @@ class RemoteWriter:
             if time.monotonic() >= retry_at:
                 retry_at = time.monotonic() + await self._send_all()
         await self._take(last=True)
-        while delay_s := await self._send_all():  # noqa: ASYNC110 - the receiver has no event to wait for
-            await asyncio.sleep(delay_s)
+        # A cancellation may come just as the event above is set, and Python 3.11's wait_for then swallows it.
+        left_s = self._drain_s
+        while left_s > 0 and (delay_s := await self._send_all()):
+            await asyncio.sleep(min(delay_s, left_s))
+            left_s = self._end - time.monotonic()
 
     async def _take(self, *, last: bool) -> None:
         """Queue the latest snapshot, if it is new, and on leaving that all of it has ended."""

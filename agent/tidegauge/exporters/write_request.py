@@ -79,7 +79,7 @@ def _metadata(family: Family) -> bytes:
 
 
 def _exemplar(exemplar: Exemplar) -> bytes:
-    pairs = exemplar_pairs(exemplar)
+    pairs = sorted(exemplar_pairs(exemplar))
     labels = b"".join(_sized(b"\x0a", _text(b"\x0a", name) + _text(b"\x12", value)) for name, value in pairs)
     return labels + b"\x11" + _DOUBLE(exemplar.value) + b"\x18" + varint(exemplar.time_ns // 10**6)
 
@@ -115,7 +115,7 @@ def _references(pairs: Iterable[tuple[str, str]], strings: Strings) -> bytes:
 
 
 def _exemplar_by_reference(exemplar: Exemplar, strings: Strings) -> bytes:
-    labels = _references(exemplar_pairs(exemplar), strings)
+    labels = _references(sorted(exemplar_pairs(exemplar)), strings)
     return labels + b"\x11" + _DOUBLE(exemplar.value) + b"\x18" + varint(exemplar.time_ns // 10**6)
 
 
