@@ -88,11 +88,13 @@ def test_native_histograms_are_taken(
     assert found == pytest.approx(0.2, rel=0.02)
 
 
-def test_a_receiver_that_knows_only_the_first_version_gets_that(
+def test_the_second_version_is_taken_and_the_first_by_one_that_knows_no_other(
     start_agent: Callable[..., Any], prometheus: Any, until: Callable[..., Any]
 ) -> None:
-    lived(start_agent, prometheus, "pod-4", version="2.0", stale_markers=False)
+    agent = lived(start_agent, prometheus, "pod-4", version="2.0", stale_markers=False)
     until(lambda: prometheus.value('sum(tidegauge_folded_total{instance="pod-4"})') == SPANS)
+    major = int(prometheus.api("status/buildinfo")["version"].split(".")[0])
+    assert ("takes remote write 1.0 only" in agent.log()) == (major < 3)
 
 
 def test_it_goes_on_when_the_receiver_comes_back(

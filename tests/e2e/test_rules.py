@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,20 @@ def test_the_rules_are_valid(promtool: Callable[..., None], file: Path) -> None:
 @file
 def test_each_alert_fires_when_it_should_and_not_else(promtool: Callable[..., None], file: Path) -> None:
     promtool("test", "rules", str(file.with_suffix(".test.yaml")))
+
+
+def test_the_rule_for_one_feature_fires_when_it_should_and_not_else(
+    promtool: Callable[..., None], tmp_path: Path
+) -> None:
+    """With the expression that a team would write: the tests are those of the rule for all features."""
+    command = [sys.executable, "-m", "tidegauge", "generate", "rules", "-o", str(tmp_path)]
+    subprocess.run([*command, "--feature", "transaction_amount"], check=True, capture_output=True)
+    assert 'abs(feature_drift_score{feature="transaction_amount"}) > 0.3\n' in (
+        (tmp_path / "models.yaml").read_text()
+    )
+    tests = tmp_path / "models.test.yaml"
+    tests.write_text((RULES / "models.test.yaml").read_text())
+    promtool("test", "rules", str(tests))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
