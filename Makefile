@@ -10,11 +10,11 @@ ARGS ?=
 IMAGE ?= tidegauge
 BASE ?= python:3.13-slim
 
-.PHONY: help demo run test check e2e tools bench soak fuzz image lock clean
+.PHONY: help demo run test check e2e tools bench soak fuzz gpu-record image lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: $(READY) ## a real model server beside the agent; ARGS="--seconds 40" ends by itself
 	$(BIN)/python examples/demo/run.py $(ARGS)
@@ -45,6 +45,9 @@ soak: $(READY) ## rising load up to twice what the agent can take; ARGS="--minut
 fuzz: $(READY) ## fuzz the readers of OTLP, guided by coverage; ARGS="traces --runs 1000000" for more of one
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[fuzz]"
 	$(BIN)/python tests/fuzz/run.py $(ARGS)
+
+gpu-record: $(READY) ## record what NVML answers here, and compare with nvidia-smi; OUT=FILE
+	$(BIN)/tidegauge gpu record -o $(or $(OUT),gpu-recording.json) $(ARGS)
 
 image: ## the container image; BASE=IMAGE for another Python base
 	docker build --build-arg BASE=$(BASE) -t $(IMAGE) .

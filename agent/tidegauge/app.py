@@ -18,6 +18,7 @@ from tidegauge.exporters.forward import DEFAULT, Forwarder
 from tidegauge.exporters.otlp import OtlpPush, default_resource
 from tidegauge.exporters.pages import Pages
 from tidegauge.exporters.remote_write import RemoteWriter
+from tidegauge.health.health import Health
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
 from tidegauge.processors.checkpoint import DriftState
@@ -104,7 +105,9 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
             await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
-            await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
+            await stack.enter_async_context(Nvml(snapshots, config.scrapers.nvml, config.identity))
+        if config.health.enabled:
+            await stack.enter_async_context(Health(config.health, snapshots))
         otlp = OtlpReceiver(
             pipeline, telemetry, config.identity, fanout.offer, config.latency.timings, fanout.keeps_up
         )

@@ -48,9 +48,20 @@ class Receivers(Settings, frozen=True, kw_only=True):
     records: RecordLimits = RecordLimits()
 
 
+class GpuModel(Settings, frozen=True, kw_only=True):
+    """The model that runs on a GPU: on that with this UUID, or with this index in NVML's order."""
+
+    gpu: int | str
+    model: str
+    version: str = ""
+
+
 class Nvml(Settings, frozen=True, kw_only=True):
     enabled: bool = True
     interval: Duration = Duration("10s")
+    max_processes: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 32
+    models: tuple[GpuModel, ...] = ()
+    demo: bool = False
 
 
 class Scrapers(Settings, frozen=True, kw_only=True):
@@ -197,6 +208,22 @@ class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
 
+class Health(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    step: Duration = Duration("15s")
+    window: Duration = Duration("1h")
+    max_lag: Duration = Duration("5m")
+    max_models: Positive = 20
+
+
+class Detector(enum.StrEnum):
+    ADWIN = "adwin"
+    PAGE_HINKLEY = "page_hinkley"
+    DDM = "ddm"
+    EDDM = "eddm"
+    HDDM_A = "hddm_a"
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     other_windows: tuple[Duration, ...] = ()
@@ -212,6 +239,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     false_alarm_interval: Duration = Duration("30d")
     quality_margin: Fraction = 0.01
     stale_after: Duration = Duration("1m")
+    detectors: tuple[Detector, ...] = (Detector.ADWIN,)
     remembered_ids: Annotated[int, msgspec.Meta(ge=0)] = 65_536
     max_identities: Positive = 100
     max_features: Positive = 1_000
@@ -242,6 +270,7 @@ class Config(Settings, frozen=True, kw_only=True):
     stages: Stages = Stages()
     logs: Logs = Logs()
     drift: Drift = Drift()
+    health: Health = Health()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}
     state_dir: str | None = None

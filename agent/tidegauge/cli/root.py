@@ -46,7 +46,8 @@ commands.add_command(generate)
 
 @commands.command()
 @click.option("--config", type=click.Path(path_type=Path), envvar="TIDEGAUGE_CONFIG", help="YAML file.")
-def run(config: Path | None) -> None:
+@click.option("--demo-gpu", is_flag=True, help="GPU metrics from a recording, named demo; no GPU is read.")
+def run(config: Path | None, demo_gpu: bool) -> None:
     """Run the agent until SIGTERM or Ctrl-C.
 
     Without a configuration it takes OTLP and Arrow Flight on 127.0.0.1:4317, OTLP/HTTP on
@@ -58,6 +59,7 @@ def run(config: Path | None) -> None:
       tidegauge run
       tidegauge run --config /etc/tidegauge/agent.yaml
       OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317 tidegauge run
+      tidegauge run --demo-gpu
     """
     from tidegauge.config import ConfigError
 
@@ -65,8 +67,8 @@ def run(config: Path | None) -> None:
     try:
         settings = _load(config)
         with _telling():
-            from tidegauge.cli.run import run_agent
-        run_agent(settings)
+            from tidegauge.cli.run import run_agent, with_demo_gpu
+        run_agent(with_demo_gpu(settings) if demo_gpu else settings)
     except ConfigError as error:
         _refuse(error)
 
@@ -270,6 +272,30 @@ def explain(model: str, version: str | None, feature: str | None, url: str, snap
 
     body = snapshots.fetch(url) if snapshot is None else snapshots.load(snapshot)
     print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature)
+
+
+@commands.group()
+def gpu() -> None:
+    """Look into the GPU metrics."""
+
+
+@gpu.command("record")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
+@click.option("--polls", type=click.IntRange(2, 10_000), default=6, show_default=True)
+@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="In seconds.")
+def gpu_record(output: Path, polls: int, interval: float) -> None:
+    """Record what NVML answers on this machine, and compare it with nvidia-smi.
+
+    The file has GPU names, UUIDs and process ids in it, and nothing else of the machine. Tests play
+    it in place of the library.
+
+    \b
+    Example:
+      tidegauge gpu record -o h100.json
+    """
+    from tidegauge.cli.gpu import record_gpus
+
+    record_gpus(output, polls, interval)
 
 
 @commands.command()

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 
+import msgspec
 import uvloop
 
 from tidegauge import __version__, footprint
@@ -50,6 +51,12 @@ def run_agent(config: Config) -> None:
     log.info("stopped")
     if not clean:
         _leave()
+
+
+def with_demo_gpu(config: Config) -> Config:
+    """The configuration with a recording in place of the GPUs."""
+    nvml = msgspec.structs.replace(config.scrapers.nvml, enabled=True, demo=True)
+    return msgspec.structs.replace(config, scrapers=msgspec.structs.replace(config.scrapers, nvml=nvml))
 
 
 def check_files(config: Config) -> None:
