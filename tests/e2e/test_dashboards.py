@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,8 +31,6 @@ from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-STUB = ROOT / "tests" / "scrapers" / "nvml_stub.c"
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 RULES = sorted(path for path in (ROOT / "deploy" / "rules").glob("*.yaml") if "." not in path.stem)
 BOARDS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "deploy" / "grafana").glob("*.json")}
 GROUPS = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
@@ -158,25 +154,7 @@ def traffic(agent: Any) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two GPUs, where there is a compiler for the stub of NVML."""
-    folder = tmp_path_factory.mktemp("gpus")
-    with pytest.MonkeyPatch.context() as patch:
-        if COMPILER is None:
-            pytest.skip("a C compiler makes the NVML stub")
-        library = folder / "libnvidia-ml.so.1"
-        flags = ("-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1")
-        subprocess.run([COMPILER, *flags, "-o", str(library), str(STUB)], check=True)
-        for name in ("NVML_STUB", "NVML_STUB_CALLS"):
-            (folder / name).touch()
-            patch.setenv(name, str(folder / name))
-        patch.setenv("LD_LIBRARY_PATH", str(folder))
-        yield
-
-
-@pytest.fixture(scope="module")
 def prometheus(
-    gpus: None,
     start_agent: Callable[..., Any],
     start_prometheus: Callable[..., Any],
     folder: Callable[[], Path],
@@ -199,7 +177,8 @@ def prometheus(
             "stale_after": "1s",
             "checkpoint_interval": "1s",
         },
-        scrapers={"nvml": {"interval": "1s"}},
+        scrapers={"nvml": {"interval": "1s", "demo": True}},
+        health={"step": "1s", "window": "30s", "max_lag": "2s"},
         state_dir=str(folder()),
     )
     with traffic(agent):

@@ -26,6 +26,7 @@ def board(plan: Plan) -> Dashboard:
         rows=(
             Row("State", _state(plan)),
             Row("Load", _load(plan)),
+            Row("Inside", _activity()),
             Row("Power and clocks", _power(plan)),
             Row("Requests beside it", _requests()),
         ),
@@ -37,6 +38,7 @@ def _of(metric: str, more: str = "") -> str:
 
 
 def _state(plan: Plan) -> tuple[Panel, ...]:
+    xids = _of("hw_gpu_xid_events_total")
     return (
         Panel(
             title="State",
@@ -45,12 +47,31 @@ def _state(plan: Plan) -> tuple[Panel, ...]:
             width=12,
         ),
         Panel(
-            title="Memory errors",
+            title="Memory errors and XIDs",
             queries=(
                 Query(
                     f"sum by (hw_name, hw_id, error_type) (increase({_of('hw_errors_total')}[{RATE}]))",
                     f"{{{{error_type}}}} {_NAMED}",
                 ),
+                Query(
+                    f"sum by (hw_name, hw_id, hw_gpu_xid_kind) (increase({xids}[{RATE}]))",
+                    f"XID, {{{{hw_gpu_xid_kind}}}} {_NAMED}",
+                ),
+            ),
+            width=12,
+        ),
+        Panel(
+            title="Why clocks are held down",
+            queries=(Query(_of("hw_gpu_clock_held"), f"{{{{hw_gpu_clock_reason}}}} {_NAMED}"),),
+            kind="state-timeline",
+            limit=1,
+            width=12,
+        ),
+        Panel(
+            title="Rows replaced, and waiting for a reset",
+            queries=(
+                Query(_of("hw_gpu_memory_remapped_rows"), f"{{{{error_type}}}} {_NAMED}"),
+                Query(_of("hw_gpu_memory_remap_pending"), f"waiting {_NAMED}"),
             ),
             width=12,
         ),
@@ -77,6 +98,41 @@ def _load(plan: Plan) -> tuple[Panel, ...]:
             unit="percentunit",
             at_most=1,
             limit=plan.gpu_memory,
+        ),
+    )
+
+
+def _activity() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            title="Activity of units",
+            queries=(
+                Query(_of("hw_gpu_activity_ratio"), f"{{{{hw_gpu_unit}}}} {_NAMED}"),
+                Query(_of("hw_gpu_sm_occupancy_ratio"), f"SM occupancy {_NAMED}"),
+            ),
+            unit="percentunit",
+            at_most=1,
+            about="Hopper and newer.",
+        ),
+        Panel(
+            title="PCIe and NVLink",
+            queries=(
+                Query(
+                    f"rate({_of('hw_gpu_io_bytes_total')}[{RATE}])",
+                    f"{{{{hw_gpu_link}}}} {{{{network_io_direction}}}} {_NAMED}",
+                ),
+            ),
+            unit="Bps",
+        ),
+        Panel(
+            title="Memory of processes",
+            queries=(
+                Query(
+                    _of("hw_gpu_process_memory_usage_bytes"),
+                    "{{process_executable_name}} {{process_pid}} {{model}}",
+                ),
+            ),
+            unit="bytes",
         ),
     )
 

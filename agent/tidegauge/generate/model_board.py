@@ -21,6 +21,7 @@ def board(plan: Plan) -> Dashboard:
     )
     rows = (
         Row("Requests", _requests(plan)),
+        Row("Health", _health()),
         Row("Where the time goes", _time()),
         Row("Timings that the server tells", _timings()),
         Row("Drift", _drift(plan)),
@@ -55,6 +56,29 @@ def _requests(plan: Plan) -> tuple[Panel, ...]:
             queries=(Query(f"sum by (le) (rate({_BUCKETS}[{RATE}]))", "{{le}}"),),
             kind="heatmap",
             unit="reqps",
+        ),
+    )
+
+
+def _health() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            title="Serving Health Index, and its parts",
+            queries=(
+                Query(of_model("model_serving_health_ratio"), "index {{instance}}"),
+                Query(of_model("model_serving_health_part_ratio"), "{{part}} {{instance}}"),
+            ),
+            unit="percentunit",
+            at_most=1,
+            width=12,
+        ),
+        Panel(
+            title="First cause: data, model or machine",
+            queries=(Query(of_model("model_first_cause_ratio"), "{{cause}}: {{evidence}} {{instance}}"),),
+            unit="percentunit",
+            at_most=1,
+            width=12,
+            about="While there is a symptom: how strong the evidence is.",
         ),
     )
 

@@ -84,6 +84,16 @@ _QUALITY = (
     ),
 )
 
+_HEALTH = (
+    Alert(
+        name="ServingUnwell",
+        expr="min by (model, version) (model_serving_health_ratio) < 0.5",
+        wait="10m",
+        severity="warning",
+        summary=f"{_NAMED}: its health index is {{{{ $value | humanizePercentage }}}}",
+    ),
+)
+
 _STREAMS = (
     Alert(
         name="StreamStale",
@@ -112,6 +122,7 @@ def rules(plan: Plan) -> RuleFile:
         Group("model-predictions", tuple(_predictions(plan))),
         Group("model-data-quality", _QUALITY),
         Group("model-streams", streams),
+        Group("model-health", _HEALTH),
     )
     return RuleFile(HEAD, groups)
 
