@@ -91,6 +91,18 @@ exporters: [1]
             "exporters: {collectors: [{name: ../up, endpoint: 'http://c:4317'}]}",
             "exporters.collectors[0].name",
         ),
+        ("exporters: {remote_write: {endpoint: 'prometheus:9090'}}", "exporters.remote_write.endpoint"),
+        (
+            "exporters: {remote_write: {endpoint: 'http://127.0.0.1:9464/api/v1/write'}}",
+            "exporters.remote_write.endpoint",
+        ),
+        (
+            "exporters: {remote_write: {endpoint: 'http://p:9090', headers: {Content-Type: x}}}",
+            "exporters.remote_write.headers",
+        ),
+        ("exporters: {remote_write: {labels: {__name__: x}}}", "exporters.remote_write.labels"),
+        ("exporters: {remote_write: {client_key: key.pem}}", "exporters.remote_write.client_key"),
+        ("exporters: {remote_write: {version: '3.0'}}", "exporters.remote_write.version"),
     ],
 )
 def test_settings_that_contradict_each_other(tmp_path, text, path):

@@ -39,7 +39,7 @@ from tidegauge.telemetry import COUNTERS, Telemetry
 from tidegauge.watched import FileWatch
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 AGENT_YAML = yaml.safe_load((ROOT / "configs" / "agent.yaml").read_text())
 EXAMPLES = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "deploy").rglob("agent.yaml")])
 

@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"profile", "reference", "shelf", "statefile", "listening", "watched"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "health"})
     | {"pipeline", "publisher", "checkpointer"},
-    frozenset({"app", "footprint", "backtest", "reload"}),
+    frozenset({"app", "footprint", "backtest", "reload", "generate"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

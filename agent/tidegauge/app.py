@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,9 @@ from tidegauge.config_listeners import listeners
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.fanout import Fanout
 from tidegauge.exporters.forward import DEFAULT, Forwarder
-from tidegauge.exporters.otlp import OtlpPush
+from tidegauge.exporters.otlp import OtlpPush, default_resource
 from tidegauge.exporters.pages import Pages
+from tidegauge.exporters.remote_write import RemoteWriter
 from tidegauge.health.health import Health
 from tidegauge.listening.door import Door, exposed
 from tidegauge.lock import StateLock
@@ -71,7 +72,8 @@ async def run(
     """
     drift = _drift(config)
     telemetry, snapshots = Telemetry(), Snapshots()
-    # Leaving takes at most: receivers 2 x 10 %, GPU poll 1 s, queue 30 %, state 10 %, collector 2 x 15 %.
+    # Leaving takes at most: receivers 2 x 10 %, GPU poll 1 s, queue 30 %, state 10 %, collector 2 x 15 %,
+    # remote write 10 %.
     drain_s = float(config.pipeline.drain_timeout)
     pipeline = Pipeline(
         _processors(config, drift), telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s
@@ -97,7 +99,12 @@ async def run(
                 door=doors["exporters.prometheus"],
             )
         )
-        fanout, collectors = await _export(config, stack, telemetry, snapshots, 0.15 * drain_s, reload.parts)
+        # Who exports, and under one name wherever it goes.
+        resource = default_resource() | config.resource
+        writer = await _write(config, stack, telemetry, snapshots, resource, 0.1 * drain_s)
+        fanout, collectors = await _export(
+            config, stack, telemetry, snapshots, resource, 0.15 * drain_s, reload.parts
+        )
         watched += collectors
         checkpointer = _keep(config, drift, pipeline, telemetry, 0.1 * drain_s)
         publisher = await stack.enter_async_context(
@@ -106,7 +113,12 @@ async def run(
                 telemetry,
                 snapshots,
                 interval_s=config.pipeline.publish_interval,
-                observe=(fanout.observe, reload.observe, *(one.observe for one in checkpointer)),
+                observe=(
+                    fanout.observe,
+                    reload.observe,
+                    *(one.observe for one in writer),
+                    *(one.observe for one in checkpointer),
+                ),
             )
         )
         for one in checkpointer:
@@ -222,11 +234,28 @@ def faults(settings: PipelineSettings, pipeline: Pipeline, publisher: Publisher 
     return reasons
 
 
+async def _write(
+    config: Config,
+    stack: AsyncExitStack,
+    telemetry: Telemetry,
+    snapshots: Snapshots,
+    resource: Mapping[str, str],
+    drain_s: float,
+) -> tuple[RemoteWriter, ...]:
+    """Start what writes the page to a Prometheus, if there is such."""
+    settings = config.exporters.remote_write
+    if settings.endpoint is None:
+        return ()
+    writer = RemoteWriter(settings, snapshots, telemetry, resource=resource, drain_s=drain_s)
+    return (await stack.enter_async_context(writer),)
+
+
 async def _export(
     config: Config,
     stack: AsyncExitStack,
     telemetry: Telemetry,
     snapshots: Snapshots,
+    resource: Mapping[str, str],
     drain_s: float,
     parts: list[Prepare],
 ) -> tuple[Fanout, list[Collector]]:
@@ -245,7 +274,7 @@ async def _export(
                 collector,
                 snapshots,
                 telemetry,
-                resource=config.resource,
+                resource=resource,
                 interval_s=settings.interval,
                 last_push_s=drain_s,
             )

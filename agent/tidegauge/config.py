@@ -148,10 +148,29 @@ class FurtherCollector(Destination, frozen=True, kw_only=True):
     name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
+class RemoteWrite(Settings, frozen=True, kw_only=True):
+    """A Prometheus, or a long-term storage, that the agent's page is written to."""
+
+    endpoint: str | None = None
+    version: Literal["1.0", "2.0"] = "1.0"
+    interval: Duration = Duration("15s")
+    timeout: Duration = Duration("10s")
+    labels: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    bearer_token_file: str | None = None
+    certificate: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    queue_size: Size = Size("16MiB")
+    native_histograms: bool = False
+    stale_markers: bool = True
+
+
 class Exporters(Settings, frozen=True, kw_only=True):
     prometheus: Prometheus = Prometheus()
     otlp: OtlpExporter = OtlpExporter()
     collectors: tuple[FurtherCollector, ...] = ()
+    remote_write: RemoteWrite = RemoteWrite()
 
 
 class PipelineSettings(Settings, frozen=True, kw_only=True):

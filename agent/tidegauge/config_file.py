@@ -13,7 +13,15 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import msgspec
 import yaml
 
-from tidegauge.config import Config, ConfigError, Destination, FurtherCollector, Problem, Settings
+from tidegauge.config import (
+    Config,
+    ConfigError,
+    Destination,
+    FurtherCollector,
+    Problem,
+    RemoteWrite,
+    Settings,
+)
 from tidegauge.config_listeners import listener_problems
 from tidegauge.environment import read
 from tidegauge.units import Allowance, Duration, Size, parse_endpoint
@@ -188,6 +196,7 @@ def _contradictions(config: Config) -> list[Problem]:
         if name in names[:index]:
             problems.append(Problem(f"references[{index}]", f"{name[0]} {name[1]} has a reference already"))
     problems.extend(_collector_problems(config, taken))
+    problems.extend(_write_problems(config.exporters.remote_write, taken))
     return problems
 
 
@@ -206,6 +215,20 @@ def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> l
         else:
             problems += _destination_problems(path, one, own)
     return problems
+
+
+def _write_problems(settings: RemoteWrite, own: Mapping[tuple[str, int], str]) -> Iterator[Problem]:
+    path = "exporters.remote_write"
+    if settings.endpoint is not None:
+        where = Destination(endpoint=settings.endpoint, protocol="http/protobuf", headers=settings.headers)
+        hint = "write http://HOST:9090/api/v1/write, or https:// for TLS"
+        for one in _destination_problems(path, where, own):
+            yield one._replace(hint=hint) if one.path.endswith(".endpoint") else one
+    for name in settings.labels:
+        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
+            yield Problem(f"{path}.labels", f"{name!r} is no name of a label", "letters, digits and _")
+    if settings.client_key is not None and settings.client_certificate is None:
+        yield Problem(f"{path}.client_key", "has no client_certificate beside it")
 
 
 def _destination_problems(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from tidegauge.cli.generate import generate
+
 if TYPE_CHECKING:
     from tidegauge.config import Config, ConfigError
 
@@ -36,7 +38,11 @@ def commands() -> None:
       tidegauge reference build train.parquet --model fraud --version 2.1 -o fraud.parquet
       tidegauge backtest june/ --reference fraud.parquet --threshold 0.05,0.1,0.2
       tidegauge explain --model fraud --feature age
+      tidegauge generate rules -o rules/
     """
+
+
+commands.add_command(generate)
 
 
 @commands.command()
