@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import msgspec
 import yaml
 
-from tidegauge.config import Config, ConfigError, Destination, FurtherCollector, Problem, Settings
+from tidegauge.config import Config, ConfigError, Destination, Drift, FurtherCollector, Problem, Settings
 from tidegauge.environment import read
-from tidegauge.units import Allowance, Duration, Size, parse_endpoint
+from tidegauge.units import Allowance, Duration, Size, parse_endpoint, parse_period
 
 S = TypeVar("S", bound=Settings)
 
@@ -154,6 +154,7 @@ def _contradictions(config: Config) -> list[Problem]:
             if int(longer * 1e9) % int(shorter * 1e9):
                 message = f"{longer:g} s is no multiple of the next shorter window, {shorter:g} s"
                 problems.append(Problem("drift.other_windows", message, "for instance 5m, 1h and 24h"))
+    problems.extend(_period_problems(drift))
     if drift.allowed_lateness and drift.window and drift.allowed_lateness > drift.window:
         problems.append(
             Problem("drift.allowed_lateness", "is longer than drift.window", "such rows have left the window")
@@ -164,6 +165,17 @@ def _contradictions(config: Config) -> list[Problem]:
             problems.append(Problem(f"references[{index}]", f"{name[0]} {name[1]} has a reference already"))
     problems.extend(_collector_problems(config, taken))
     return problems
+
+
+def _period_problems(drift: Drift) -> Iterator[Problem]:
+    if drift.fixed_period is not None:
+        try:
+            parse_period(drift.fixed_period)
+        except ValueError as error:
+            yield Problem("drift.fixed_period", str(error))
+    elif "fixed" in (drift.other_baselines or ()):
+        hint = "for instance 2026-03-02/2026-03-09"
+        yield Problem("drift.fixed_period", "drift.other_baselines has fixed in it", hint)
 
 
 def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> list[Problem]:

@@ -13,14 +13,27 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Number
+from tidegauge.processors.adaptive import Scores
 from tidegauge.processors.alarms import Alarms
+from tidegauge.processors.baselines import Against, Names, compared, deviations
 from tidegauge.processors.checkpoint import IdentityState
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
 from tidegauge.processors.evidence import Evidence
+from tidegauge.processors.past import Past
 from tidegauge.processors.quality import inspect, missing_columns, summarise
-from tidegauge.processors.report import Labels, Points, alarm, describe, family, lifetime, report
+from tidegauge.processors.report import (
+    Labels,
+    Points,
+    alarm,
+    describe,
+    family,
+    lifetime,
+    own_quantiles,
+    report,
+)
 from tidegauge.processors.stream import Stream
 from tidegauge.processors.window import Window
+from tidegauge.stats.comparison import PSI
 from tidegauge.units import duration_text
 
 log = logging.getLogger(__name__)
@@ -37,11 +50,14 @@ class Watch:
         self.window = Window(tables, settings)
         self.alarms = Alarms(tables, settings)
         self.stream = Stream(settings)
+        self.past = Past(tables, settings) if settings.other_baselines else None
+        self.scores = Scores(len(tables.profiles), settings) if settings.adaptive.use != "none" else None
         self._settings = settings
         self._run_start_ns = start_ns
         self._start_ns: int | None = None  # of a lifetime that began in an earlier run
         self._sums: dict[str, float] = {}
         self._labelled: dict[str, list[Labels]] = {}
+        self._baselines: dict[str, list[Names]] = {}
         self._judged: tuple[tuple[int, int], Points] | None = None
 
     @property
@@ -55,6 +71,8 @@ class Watch:
         self.stream.update(batch, left_out)
         for pane in self.window.closed():
             self.alarms.look(pane.counts)
+            if self.past is not None:
+                self.past.add(pane)
         return left_out
 
     def collect(self, now_ns: int, points: Points) -> None:
@@ -76,6 +94,8 @@ class Watch:
             self.window.capture(),
             self.alarms.capture(),
             self.stream.capture(),
+            None if self.past is None else self.past.capture(),
+            None if self.scores is None else self.scores.capture(),
         )
 
     def restore(self, state: IdentityState, *, complete: bool) -> None:
@@ -87,6 +107,10 @@ class Watch:
         self.window.restore(state.window, anew=not complete)
         self.alarms.restore(state.alarms)
         self.stream.restore(state.stream)
+        if self.past is not None and state.past is not None:
+            self.past.restore(state.past)
+        if self.scores is not None and state.scores is not None:
+            self.scores.restore(state.scores)
         if complete:
             self._start_ns = state.start_ns
             self._sums = state.sums
@@ -122,12 +146,38 @@ class Watch:
             if not text:
                 self._look(labels, counts, points)
                 if self.alarms.ready:
-                    alarm(labels, self.alarms, self.identity, points)
-            report(labels, Evidence(self.tables, counts, self._settings), points)
+                    alarm(labels, self.alarms, self.identity.attributes(), points)
+                self._compare(counts, now_ns, points)
+            report(labels, self._evidence(text, counts, now_ns), points)
+        if self.scores is not None:
+            own_quantiles(self._labels()[""], self.scores.usual, self._settings.adaptive.quantile, points)
         for column in tallies(self.tables, self.window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(self._lifetime(column))
         return points
+
+    def _evidence(self, window: str, counts: Counts, now_ns: int) -> Evidence:
+        """The scores of `drift.window`, which has no name, are those that thresholds adapt to."""
+        use = self._settings.adaptive.use
+        if window or self.scores is None:
+            return Evidence(self.tables, counts, self._settings)
+        least = self.scores.usual if use == "verdict" else None
+        found = Evidence(self.tables, counts, self._settings, least)
+        self.scores.look(self.window.span(now_ns)[1], found.values[:, PSI], found.judged)
+        return found
+
+    def _compare(self, counts: Counts, now_ns: int, points: Points) -> None:
+        """`drift.window` beside the stream's own past."""
+        if self.past is None:
+            return
+        shared, profiles = self.identity.attributes(), self.tables.profiles
+        for kind in self._settings.other_baselines:
+            if kind not in self._baselines:
+                self._baselines[kind] = [Names(shared, profile, kind) for profile in profiles]
+            before = self.past.before(kind, *self.window.span(now_ns))
+            compared(self._baselines[kind], Against(self.tables, counts, before, self._settings), points)
+        if self.past.deviations is not None:
+            deviations(shared, profiles, self.past.deviations, points)
 
     def _lifetime(self, column: Tally) -> Histogram:
         found = lifetime(self.identity, column)
