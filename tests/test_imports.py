@@ -19,7 +19,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     )
     | {"layout", "plain", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile"}),
-    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
+    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"})
+    | {"reference_files"},
     frozenset({"app", "footprint", "backtest"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

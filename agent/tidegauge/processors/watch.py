@@ -54,6 +54,8 @@ class Watch:
         self.scores = Scores(len(tables.profiles), settings) if settings.adaptive.use != "none" else None
         self._settings = settings
         self._run_start_ns = start_ns
+        self._shared = identity.attributes()
+        self._is_outgoing = False
         self._start_ns: int | None = None  # of a lifetime that began in an earlier run
         self._sums: dict[str, float] = {}
         self._labelled: dict[str, list[Labels]] = {}
@@ -67,8 +69,13 @@ class Watch:
 
     def update(self, batch: Records) -> Mapping[str, int]:
         """Take a batch in; returns the rows left out, by reason."""
-        left_out = self.window.update(batch)
+        left_out = self.fold(batch)
         self.stream.update(batch, left_out)
+        return left_out
+
+    def fold(self, batch: Records) -> Mapping[str, int]:
+        """Take a batch in that the stream has met elsewhere; returns the rows left out, by reason."""
+        left_out = self.window.update(batch)
         for pane in self.window.closed():
             self.alarms.look(pane.counts)
             if self.past is not None:
@@ -82,7 +89,8 @@ class Watch:
             self._judged = stamp, self._judge_safely(now_ns)
         for name, more in self._judged[1].items():
             points[name].extend(more)
-        self.stream.report(self.identity, now_ns, points)
+        if not self._is_outgoing:
+            self.stream.report(self.identity, now_ns, points)
 
     def capture(self) -> IdentityState:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
@@ -115,16 +123,42 @@ class Watch:
             self._start_ns = state.start_ns
             self._sums = state.sums
 
+    def succeed(self, old: Watch, now_ns: int) -> None:
+        """Go on with the stream of `old`, which was compared with another reference until Unix time `now_ns`.
+
+        On the same bins the windows and the past go on too; else they begin with no rows, and so does the
+        lifetime. Alarms begin anew: what they have gathered speaks against another reference.
+        """
+        self.stream = old.stream
+        state = old.window.capture()
+        held: dict[tuple[int, int], Counts] = {}
+        self._start_ns = now_ns
+        if self.tables.has_bins_of(old.tables):
+            # Copies, for the old ones go on as well.
+            held = {place: pane.copy() for place, pane in state.panes.held.items()}
+            self._start_ns, self._sums = old._start_ns, dict(old._sums)
+            if self.past is not None and old.past is not None:
+                self.past.restore(old.past.capture())
+        panes = state.panes._replace(held=held)
+        self.window.restore(state._replace(panes=panes), anew=False)
+
+    def retire(self, reference: str) -> None:
+        """Be the outgoing one, compared with what is called `reference`: from now on only statistics and
+        alarms are published, with that label."""
+        self._is_outgoing = True
+        self._shared = (*self.identity.attributes(), ("reference", reference))
+        self._labelled, self._judged = {}, None
+        self.past = self.scores = None
+
     def _labels(self) -> dict[str, list[Labels]]:
         """By window: "" for `drift.window`, whose points carry no label of it. Made when first wanted: for
         2000 columns restored at once it takes a second, which the start need not wait for."""
         if not self._labelled:
             primary = self._settings.window
             texts = ["" if length == primary else duration_text(length) for length in self.window.lengths]
-            shared = self.identity.attributes()
             self._labelled = {
                 text: [
-                    Labels(shared, profile, text, () if text else bins)
+                    Labels(self._shared, profile, text, () if text or self._is_outgoing else bins)
                     for profile, bins in zip(self.tables.profiles, self.tables.bins, strict=True)
                 ]
                 for text in texts
@@ -143,15 +177,15 @@ class Watch:
         points: Points = defaultdict(list)
         for length, (text, labels) in zip(self.window.lengths, self._labels().items(), strict=True):
             counts = self.window.total(now_ns, length)
-            if not text:
+            if not text and self.alarms.ready:
+                alarm(labels, self.alarms, self._shared, points)
+            if not text and not self._is_outgoing:
                 self._look(labels, counts, points)
-                if self.alarms.ready:
-                    alarm(labels, self.alarms, self.identity.attributes(), points)
                 self._compare(counts, now_ns, points)
             report(labels, self._evidence(text, counts, now_ns), points)
         if self.scores is not None:
             own_quantiles(self._labels()[""], self.scores.usual, self._settings.adaptive.quantile, points)
-        for column in tallies(self.tables, self.window.lifetime()):
+        for column in () if self._is_outgoing else tallies(self.tables, self.window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(self._lifetime(column))
         return points
