@@ -178,6 +178,14 @@ class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
 
+class Baseline(enum.StrEnum):
+    """Rows of the stream itself that a window is compared with, beside its reference."""
+
+    FIXED = "fixed"
+    ROLLING = "rolling"
+    SEASONAL = "seasonal"
+
+
 class Adaptive(Settings, frozen=True, kw_only=True):
     """Thresholds that a column's own scores give."""
 
@@ -206,7 +214,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     max_features: Positive = 1_000
     max_categories: Positive = 100
     checkpoint_interval: Duration = Duration("1m")
-    other_baselines: tuple[Literal["fixed", "rolling", "seasonal"], ...] = ()
+    other_baselines: tuple[Baseline, ...] = ()
     fixed_period: str | None = None
     rolling_period: Duration = Duration("7d")
     seasonal_weeks: Annotated[int, msgspec.Meta(ge=2, le=26)] = 4

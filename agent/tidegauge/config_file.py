@@ -13,7 +13,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import msgspec
 import yaml
 
-from tidegauge.config import Config, ConfigError, Destination, Drift, FurtherCollector, Problem, Settings
+from tidegauge.config import (
+    Baseline,
+    Config,
+    ConfigError,
+    Destination,
+    Drift,
+    FurtherCollector,
+    Problem,
+    Settings,
+)
 from tidegauge.environment import read
 from tidegauge.units import Allowance, Duration, Size, parse_endpoint, parse_period
 
@@ -173,7 +182,7 @@ def _period_problems(drift: Drift) -> Iterator[Problem]:
             parse_period(drift.fixed_period)
         except ValueError as error:
             yield Problem("drift.fixed_period", str(error))
-    elif "fixed" in (drift.other_baselines or ()):
+    elif Baseline.FIXED in (drift.other_baselines or ()):
         hint = "for instance 2026-03-02/2026-03-09"
         yield Problem("drift.fixed_period", "drift.other_baselines has fixed in it", hint)
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from msgspec import structs
 
+from tidegauge.batch import Records
 from tidegauge.config import Adaptive
 from tidegauge.config import Drift as Settings
+from tidegauge.identity import Identity
+from tidegauge.layout import layout_of
 from tidegauge.processors.adaptive import Scores
+from tidegauge.processors.counts import Counts, Tables
+from tidegauge.processors.drift import Drift
+from tidegauge.processors.evidence import Evidence
+from tidegauge.reference import ReferenceBuilder
 from tidegauge.units import Duration
 
 WINDOW_NS = 3_600 * 10**9
@@ -62,3 +71,49 @@ def test_it_goes_on_after_a_restart(count):
         one.look(500 * WINDOW_NS, np.full(3, 2.0), np.ones(3, bool))
         one.look(501 * WINDOW_NS, np.full(3, 3.0), np.ones(3, bool))
     assert np.array_equal(new.usual, old.usual, equal_nan=True)
+
+
+def told(use, hours, mean):
+    """(drifted, own quantile) in the last hour: of a mean that was 0.45 off for `hours`, and then `mean`."""
+    columns = {"x": np.random.default_rng(0).normal(size=20_000)}
+    rows = pa.RecordBatch.from_pydict(columns)
+    builder = ReferenceBuilder(bins=10, max_categories=10)
+    builder.update(rows, layout_of(rows.schema))
+    settings = structs.replace(
+        SETTINGS, panes=2, adaptive=Adaptive(use=use, quantile=0.95, period=Duration("4d"))
+    )
+    drift, random = Drift(settings, [builder.build("m", "", "file")]), np.random.default_rng(1)
+    for hour in range(hours + 1):
+        for half in (0, 1):
+            now = 1_800_000_000 * 10**9 + hour * WINDOW_NS + half * WINDOW_NS // 2
+            rows = pa.RecordBatch.from_pydict({"x": random.normal(mean if hour == hours else 0.45, 1, 1_000)})
+            drift.update(Records("test", Identity("m"), layout_of(rows.schema), rows, now, rows.nbytes))
+            found = {metric.name: metric.points for metric in drift.collect(now)}
+    own = [point.value for point in found.get("feature.drift.own_quantile", ())]
+    return [point.value for point in found["feature.drifted"]], own
+
+
+def test_what_a_column_always_does_is_no_drift_to_a_verdict_that_adapts():
+    """A PSI of about 0.2, every hour: above the threshold of 0.1, and nothing new."""
+    assert told("none", 40, 0.45) == ([1], [])
+    drifted, [own] = told("show", 40, 0.45)
+    assert drifted == [1]
+    assert 0.15 < own < 0.35
+    assert told("verdict", 40, 0.3) == ([0], [own])
+    assert told("verdict", 40, 1.0) == ([1], [own])
+    assert told("verdict", Scores.LEAST - 2, 0.45) == ([1], [])
+
+
+def test_a_threshold_that_adapts_is_never_below_the_one_that_is_set():
+    """A column that never moved has tiny scores: a small shift is not material for that."""
+    columns = {"x": np.random.default_rng(0).normal(size=20_000)}
+    rows = pa.RecordBatch.from_pydict(columns)
+    builder = ReferenceBuilder(bins=10, max_categories=10)
+    builder.update(rows, layout_of(rows.schema))
+    tables = Tables(builder.build("m", "", "file"))
+    window = Counts(tables)
+    window.counts[0] = np.linspace(900, 1_100, 10)
+    for least, drifted in ((np.array([0.001]), False), (None, False)):
+        assert Evidence(tables, window, Settings(), least).drifted.tolist() == [drifted]
+    assert Evidence(tables, window, Settings(threshold=0.001), np.array([0.002])).drifted.all()
+    assert not Evidence(tables, window, Settings(threshold=0.001), np.array([0.2])).drifted.any()

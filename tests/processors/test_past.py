@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from tidegauge.batch import Records
+from tidegauge.config import Baseline
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
@@ -24,7 +25,9 @@ from tidegauge.units import Duration
 MONDAY = 20_836 * 24  # hours since 1970: 2027-01-18
 ME = Identity("fraud", "2.1")
 ROWS = 400
-SETTINGS = Settings(panes=2, allowed_lateness=Duration("1m"), other_baselines=("rolling", "seasonal"))
+SETTINGS = Settings(
+    panes=2, allowed_lateness=Duration("1m"), other_baselines=(Baseline.ROLLING, Baseline.SEASONAL)
+)
 
 
 def reference():
@@ -134,7 +137,7 @@ def test_a_monday_morning_like_a_sunday_stands_out():
 
 
 def test_a_new_level_is_drift_from_the_rolling_week_until_it_is_that_week():
-    settings = structs.replace(SETTINGS, other_baselines=("rolling",), rolling_period=Duration("2d"))
+    settings = structs.replace(SETTINGS, other_baselines=(Baseline.ROLLING,), rolling_period=Duration("2d"))
     drift = Drift(settings, [REFERENCE])
     found = {}
     for hour in range(MONDAY, MONDAY + 5 * DAY):
@@ -148,7 +151,7 @@ def test_a_new_level_is_drift_from_the_rolling_week_until_it_is_that_week():
 
 def test_a_fixed_period_is_judged_against_once_it_is_over():
     settings = structs.replace(
-        SETTINGS, other_baselines=("fixed",), fixed_period="2027-01-18T03:00Z/2027-01-18T06:00Z"
+        SETTINGS, other_baselines=(Baseline.FIXED,), fixed_period="2027-01-18T03:00Z/2027-01-18T06:00Z"
     )
     drift = Drift(settings, [REFERENCE])
     found = {}
@@ -174,10 +177,13 @@ panes = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 50)), max_size=60)
 
 
 @hypothesis.settings(max_examples=40)
-@given(panes, st.sampled_from(["rolling", "seasonal"]))
+@given(panes, st.sampled_from([Baseline.ROLLING, Baseline.SEASONAL]))
 def test_a_baseline_is_what_a_list_of_rows_in_those_hours_would_be(steps, kind):
     settings = structs.replace(
-        SETTINGS, rolling_period=Duration("2d"), seasonal_weeks=2, other_baselines=("rolling", "seasonal")
+        SETTINGS,
+        rolling_period=Duration("2d"),
+        seasonal_weeks=2,
+        other_baselines=(Baseline.ROLLING, Baseline.SEASONAL),
     )
     tables = Tables(REFERENCE)
     past, hour, rows = Past(tables, settings), MONDAY, {}
@@ -192,10 +198,10 @@ def test_a_baseline_is_what_a_list_of_rows_in_those_hours_would_be(steps, kind):
     over = {h: count for h, count in rows.items() if h < hour}  # the last one is not over
     mine = (
         [h for h in over if hour + 1 - 48 <= h]
-        if kind == "rolling"
+        if kind is Baseline.ROLLING
         else [h for h in over if h in (hour + 1 - WEEK, hour + 1 - 2 * WEEK)]
     )
-    enough = bool(mine) if kind == "seasonal" else bool(mine) and min(mine) <= hour - DAY
+    enough = bool(mine) if kind is Baseline.SEASONAL else bool(mine) and min(mine) <= hour - DAY
     found = past.before(kind, begin, end)
     assert (found is not None) == enough
     if found is not None:
@@ -203,7 +209,7 @@ def test_a_baseline_is_what_a_list_of_rows_in_those_hours_would_be(steps, kind):
 
 
 def test_the_past_is_bounded():
-    settings = structs.replace(SETTINGS, other_baselines=("rolling",), rolling_period=Duration("1d"))
+    settings = structs.replace(SETTINGS, other_baselines=(Baseline.ROLLING,), rolling_period=Duration("1d"))
     tables = Tables(REFERENCE)
     past = Past(tables, settings)
     for hour in range(1_000):
@@ -226,7 +232,7 @@ def test_a_restart_forgets_nothing_of_the_past(five_weeks):
 
 def test_fewer_hours_are_kept_after_the_setting_has_shrunk(five_weeks):
     old, _ = five_weeks
-    settings = structs.replace(SETTINGS, other_baselines=("rolling",), rolling_period=Duration("1d"))
+    settings = structs.replace(SETTINGS, other_baselines=(Baseline.ROLLING,), rolling_period=Duration("1d"))
     new = Drift(settings, [REFERENCE])
     assert new.restore(list(old.capture().frames()), complete=True) == []
     assert len(new.capture().identities[0].past.hours) <= DAY + 3

@@ -55,11 +55,9 @@ class Scores:
 
     def restore(self, state: ScoresState) -> None:
         """Go on from there."""
-        *earlier, last = state.scores if len(state.scores) else [None]
-        self._held.extend(earlier)
+        self._held.extend(state.scores[:-1])
         self._work_out()
-        if last is not None:
-            self._held.append(last)
+        self._held.extend(state.scores[-1:])
         self._number = state.number
 
     def _work_out(self) -> None:

@@ -86,8 +86,7 @@ def deviations(
     """Points of float64[columns, SUMMARIES]; those without a value are left out."""
     for profile, row in zip(profiles, found.tolist(), strict=True):
         prefix, key = family(profile.role)
-        points[f"{prefix}.seasonal.deviation"].extend(
-            Number((*shared, (key, profile.name), ("summary", summary)), value)
-            for summary, value in zip(SUMMARIES, row, strict=True)
-            if math.isfinite(value)
-        )
+        for summary, value in zip(SUMMARIES, row, strict=True):
+            if math.isfinite(value):
+                where = (*shared, (key, profile.name), ("summary", summary))
+                points[f"{prefix}.seasonal.deviation"].append(Number(where, value))

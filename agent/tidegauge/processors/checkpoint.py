@@ -189,6 +189,7 @@ def _past_columns(past: PastState | None, tables: Tables) -> dict[str, pa.Array[
         "hours": _list({"hour": pa.array(list(past.hours), pa.int64()), **hours}),
         "open_hour": pa.array([past.open], pa.int64()),
         "open_rows": _list(_columns([past.rows.arrays()], empty)),
+        "deviations": pa.array([past.deviations.ravel()], pa.list_(pa.float64())),
         "fixed": _list(_columns([past.fixed._asdict()], {name: empty[name] for name in Before._fields})),
     }
 
@@ -205,6 +206,7 @@ def _past(row: Mapping[str, Any], tables: Tables) -> PastState | None:
         row["open_hour"].as_py(),
         Counts.of(rows),
         Before(**fixed),
+        row["deviations"].values.to_numpy().reshape(-1, len(SUMMARIES)),
     )
 
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tidegauge.config import Baseline
 from tidegauge.config import Drift as Settings
 from tidegauge.processors.counts import Counts, Tables, tallies
 from tidegauge.processors.window import Closed
 from tidegauge.stats.comparison import psi_rows
-from tidegauge.stats.seasons import Expected, expect
+from tidegauge.stats.seasons import expect
 from tidegauge.units import parse_period
 
 HOUR_NS = 3_600 * 10**9
@@ -44,13 +45,14 @@ class Hour(NamedTuple):
 
 
 class PastState(NamedTuple):
-    """The hours that are over, by hours since 1970; the one that is not, with its rows; and the rows of the
-    fixed period."""
+    """The hours that are over, by hours since 1970; the one that is not, with its rows; the rows of the fixed
+    period; and what the last hour deviated by, float64[columns, SUMMARIES]."""
 
     hours: dict[int, Hour]
     open: int | None
     rows: Counts
     fixed: Before
+    deviations: npt.NDArray[np.float64]
 
 
 class Past:
@@ -66,8 +68,8 @@ class Past:
         self._wide_ns = max(int(settings.window * 1e9) // settings.panes, HOUR_NS)
         kinds = settings.other_baselines
         self._rolling_ns = int(settings.rolling_period * 1e9)
-        self._weeks = settings.seasonal_weeks if "seasonal" in kinds else 0
-        rolling = math.ceil(settings.rolling_period / 3600) if "rolling" in kinds else 0
+        self._weeks = settings.seasonal_weeks if Baseline.SEASONAL in kinds else 0
+        rolling = math.ceil(settings.rolling_period / 3600) if Baseline.ROLLING in kinds else 0
         # Hours of the window itself, and of rows that may still come, lie between these and the present.
         lag = math.ceil((settings.window + settings.allowed_lateness) / 3600) + 1
         self._most = max(rolling, self._weeks * WEEK) + lag
@@ -76,8 +78,9 @@ class Past:
         self._open: int | None = None
         self._rows = Counts(tables)
         self._fixed = _before(Counts(tables))
-        self._expected: Expected | None = None
-        self.deviations: npt.NDArray[np.float64] | None = None
+        self._sums: dict[tuple[int, ...], Before] = {}
+        self.deviations = np.full((len(tables.profiles), len(SUMMARIES)), np.nan)
+        """float64[columns, SUMMARIES]: of the last hour, NaN where too little is known."""
 
     def add(self, pane: Closed) -> None:
         """Take in a pane that gets no more rows. They come in the order of time."""
@@ -90,17 +93,18 @@ class Past:
             self._fixed.counts[:] += pane.counts.counts
             self._fixed.categories[:] += pane.counts.categories
 
-    def before(self, kind: str, begin_ns: int, now_ns: int) -> Before | None:
-        """What a window from `begin_ns` to `now_ns` is to be compared with; None while that is too little.
+    def before(self, kind: Baseline, begin_ns: int, now_ns: int) -> Before | None:
+        """What a window from `begin_ns` to `now_ns` is to be compared with, not to be changed; None while
+        there is too little.
 
         `rolling`: the hours of `drift.rolling_period` that end before the window, from a day on.
         `seasonal`: the hours of the week that the window touches, in the weeks before; each at least once.
         `fixed`: the rows of `drift.fixed_period`, once the window is behind it.
         """
-        if kind == "fixed":
+        if kind is Baseline.FIXED:
             return self._fixed if begin_ns >= self._period[1] else None
         last = (begin_ns - self._wide_ns) // HOUR_NS  # that ends before the window
-        if kind == "rolling":
+        if kind is Baseline.ROLLING:
             first = -(-(begin_ns - self._rolling_ns) // HOUR_NS)
             enough = min(DAY, self._rolling_ns // HOUR_NS - 1)
             found = [hour for hour in self._hours if first <= hour <= last]
@@ -115,11 +119,11 @@ class Past:
     def capture(self) -> PastState:
         """All of it. Hours that are over are never changed."""
         fixed = Before(*(part.copy() for part in self._fixed))
-        return PastState(dict(self._hours), self._open, self._rows.copy(), fixed)
+        return PastState(dict(self._hours), self._open, self._rows.copy(), fixed, self.deviations)
 
     def restore(self, state: PastState) -> None:
         """Go on from there, with as many of the hours as are asked for now."""
-        self._open, self._rows, self._fixed = state.open, state.rows, state.fixed
+        _, self._open, self._rows, self._fixed, self.deviations = state
         self._hours = dict(state.hours)
         self._forget()
 
@@ -138,6 +142,7 @@ class Past:
         self._forget(hour)
 
     def _forget(self, latest: int | None = None) -> None:
+        self._sums = {}
         latest = max(self._hours, default=0) if latest is None else latest
         for hour in [hour for hour in self._hours if hour <= latest - self._most]:
             del self._hours[hour]
@@ -157,11 +162,14 @@ class Past:
             self.deviations = (summaries - value) / np.hypot(spread, errors)
 
     def _sum(self, hours: Iterable[int]) -> Before:
-        total = _before(Counts(self._tables))
-        for hour in hours:
-            total.counts[:] += self._hours[hour].counts
-            total.categories[:] += self._hours[hour].categories
-        return total
+        """Kept until another hour is over: a week takes a millisecond for 100 columns."""
+        key = tuple(hours)
+        if key not in self._sums:
+            total = self._sums[key] = _before(Counts(self._tables))
+            for hour in key:
+                total.counts[:] += self._hours[hour].counts
+                total.categories[:] += self._hours[hour].categories
+        return self._sums[key]
 
 
 def _before(counts: Counts) -> Before:

@@ -24,6 +24,9 @@ Points = dict[str, list[Point]]
 
 Pair = tuple[str, str]
 
+BESIDE = ("baseline", "reference")
+"""Attributes of points that are not of the reference proper, but of what stands beside it."""
+
 
 _STATISTICS = tuple(("statistic", name) for name in STATISTICS)
 _PROBABILITY = ("probability", str(NULL_QUANTILE))

@@ -210,8 +210,7 @@ class Watch:
                 self._baselines[kind] = [Names(shared, profile, kind) for profile in profiles]
             before = self.past.before(kind, *self.window.span(now_ns))
             compared(self._baselines[kind], Against(self.tables, counts, before, self._settings), points)
-        if self.past.deviations is not None:
-            deviations(shared, profiles, self.past.deviations, points)
+        deviations(shared, profiles, self.past.deviations, points)
 
     def _lifetime(self, column: Tally) -> Histogram:
         found = lifetime(self.identity, column)
