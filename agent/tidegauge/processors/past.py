@@ -65,7 +65,6 @@ class Past:
 
     def __init__(self, tables: Tables, settings: Settings) -> None:
         self._tables = tables
-        self._wide_ns = max(int(settings.window * 1e9) // settings.panes, HOUR_NS)
         kinds = settings.other_baselines
         self._rolling_ns = int(settings.rolling_period * 1e9)
         self._weeks = settings.seasonal_weeks if Baseline.SEASONAL in kinds else 0
@@ -103,7 +102,7 @@ class Past:
         """
         if kind is Baseline.FIXED:
             return self._fixed if begin_ns >= self._period[1] else None
-        last = (begin_ns - self._wide_ns) // HOUR_NS  # that ends before the window
+        last = begin_ns // HOUR_NS - 1  # a window begins with a pane: those that begin earlier end by then
         if kind is Baseline.ROLLING:
             first = -(-(begin_ns - self._rolling_ns) // HOUR_NS)
             enough = min(DAY, self._rolling_ns // HOUR_NS - 1)
