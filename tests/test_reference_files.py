@@ -16,7 +16,7 @@ from tidegauge.config import Reference as Named
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.pipeline import Pipeline
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift import Drift, Prepared
 from tidegauge.profile import Reference
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.reference_files import ReferenceFiles
@@ -47,7 +47,7 @@ def watched(paths, act):
 
     async def run() -> None:
         named = [Named(model=f"m{number}", version="1", path=str(path)) for number, path in enumerate(paths)]
-        async with ReferenceFiles(named, switch, interval_s=0.01):
+        async with ReferenceFiles(named, lambda one: one, switch, interval_s=0.01):
             await act(found)
 
     asyncio.run(run())
@@ -113,7 +113,9 @@ def test_a_switch_that_fails_stops_no_later_one(tmp_path):
             raise RuntimeError("not now")
 
     async def run() -> None:
-        async with ReferenceFiles([Named(model="m", path=str(path))], switch, interval_s=0.01):
+        async with ReferenceFiles(
+            [Named(model="m", path=str(path))], lambda one: one, switch, interval_s=0.01
+        ):
             await until(lambda: seen == [0])
             reference(4.0).save(path)
             await until(lambda: seen == [0, 4])
@@ -129,13 +131,16 @@ def test_a_running_pipeline_compares_with_the_new_file(tmp_path, mean):
     named = Named(model="m", version="1", path=str(path))
     drift = Drift(Settings(min_rows=20), [Reference.load(path)])
     rows = pa.RecordBatch.from_pydict({"x": np.random.default_rng(1).normal(mean, 1, 200)})
-    looked = []
+    looked, switched = [], []
 
-    async def switch(one: Reference) -> None:
-        prepared = await asyncio.to_thread(drift.prepare, one)
+    def prepare(one: Reference) -> Prepared | None:
+        prepared = drift.prepare(one)
         looked.append(prepared is not None)
-        if prepared is not None:
-            await pipeline.ask(lambda: drift.switch(prepared, time.time_ns()))
+        return prepared
+
+    async def switch(prepared: Prepared) -> None:
+        await pipeline.ask(lambda: drift.switch(prepared, time.time_ns()))
+        switched.append(prepared.reference.model)
 
     def offer() -> bool:
         now = time.time_ns()
@@ -151,13 +156,13 @@ def test_a_running_pipeline_compares_with_the_new_file(tmp_path, mean):
     async def run() -> None:
         nonlocal pipeline
         pipeline = Pipeline((drift,), Telemetry(), queue_bytes=1 << 20)
-        async with pipeline, ReferenceFiles([named], switch, interval_s=0.02):
-            await until(lambda: looked == [True])  # another model's name: it is a reference of its own
+        async with pipeline, ReferenceFiles([named], prepare, switch, interval_s=0.02):
+            await until(lambda: switched == ["m"])  # another model's name: it is a reference of its own
             assert offer()
             await until(lambda: pipeline.queue_bytes == 0)
             assert await drifted() == [float(mean > 0)]
             reference(mean).save(path)
-            await until(lambda: len(looked) == 2)
+            await until(lambda: len(looked) == 2 and len(switched) == 1 + (mean > 0))
             assert offer()
             await until(lambda: pipeline.queue_bytes == 0)
             assert looked == [True, mean > 0]  # the same content is no other reference

@@ -8,11 +8,13 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from tidegauge.config import Reference as Settings
 from tidegauge.disk_thread import DiskThread
 from tidegauge.profile import ProfileError, Reference
+
+P = TypeVar("P")
 
 log = logging.getLogger(__name__)
 
@@ -21,23 +23,26 @@ Stamp = tuple[int, int, int]
 comes to point to another file."""
 
 
-class ReferenceFiles:
-    """Every `interval_s` seconds looks whether a file is another one, reads it and gives it to `switch`,
-    under the model and version that the configuration names.
+class ReferenceFiles(Generic[P]):
+    """Every `interval_s` seconds looks whether a file is another one, and reads it, under the model and
+    version that the configuration names.
 
-    Each is read once after the start: it may have changed since it was read for the start, and `switch` is to
-    take a reference for what it is. A file that cannot be read costs a warning, once, and the agent goes on
-    with what it has. A disk that hangs, hangs a thread.
+    What `prepare` makes of it, on a thread of its own, is given to `switch`, unless that is None: it is
+    no change. Each file is read once after the start, for it may have changed since it was read for that.
+    One that cannot be read costs a warning, once, and the agent goes on with what it has. A disk that hangs,
+    hangs the thread.
     """
 
     def __init__(
         self,
         references: Sequence[Settings],
-        switch: Callable[[Reference], Awaitable[None]],
+        prepare: Callable[[Reference], P | None],
+        switch: Callable[[P], Awaitable[None]],
         *,
         interval_s: float,
     ) -> None:
         self._references = references
+        self._prepare = prepare
         self._switch = switch
         self._interval_s = interval_s
         self._stamps: dict[str, Stamp | str] = {}
@@ -65,9 +70,15 @@ class ReferenceFiles:
                     log.exception("the reference of %s %s was not changed", wanted.model, wanted.version)
 
     async def _look(self, wanted: Settings) -> None:
-        reference = await self._disk.submit(lambda: self._read(wanted.path))
-        if reference is not None:
-            await self._switch(replace(reference, model=wanted.model, version=wanted.version))
+        prepared = await self._disk.submit(lambda: self._take(wanted))
+        if prepared is not None:
+            await self._switch(prepared)
+
+    def _take(self, wanted: Settings) -> P | None:
+        reference = self._read(wanted.path)
+        if reference is None:
+            return None
+        return self._prepare(replace(reference, model=wanted.model, version=wanted.version))
 
     def _read(self, path: str) -> Reference | None:
         """What is in the file, if it is another one than at the last time."""
