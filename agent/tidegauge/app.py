@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -20,7 +21,7 @@ from tidegauge.exporters.pages import Pages
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
 from tidegauge.processors.checkpoint import DriftState
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift import Drift, Prepared
 from tidegauge.processors.latency import Latency
 from tidegauge.processors.logs import LogRecords
 from tidegauge.processors.received import Received
@@ -32,6 +33,7 @@ from tidegauge.receivers.flight import FlightReceiver
 from tidegauge.receivers.grpc_server import GrpcServer
 from tidegauge.receivers.http import HttpReceiver
 from tidegauge.receivers.otlp import OtlpReceiver
+from tidegauge.reference_files import ReferenceFiles
 from tidegauge.scrapers.nvml import Nvml
 from tidegauge.shelf import Shelf
 from tidegauge.snapshot import Snapshots
@@ -94,6 +96,7 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         for one in checkpointer:
             await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
+        await stack.enter_async_context(_reference_files(config, drift, pipeline))
         if config.scrapers.nvml.enabled:
             await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
         otlp = OtlpReceiver(
@@ -121,6 +124,16 @@ def _drift(config: Config) -> Drift:
     named = {(one.model, one.version) for one in references}
     references += [one for one in shelf.load() if (one.model, one.version) not in named]
     return Drift(config.drift, references, shelf.keep)
+
+
+def _reference_files(config: Config, drift: Drift, pipeline: Pipeline) -> ReferenceFiles[Prepared]:
+    """What has a model compared with a reference that has changed on disk."""
+
+    async def switch(prepared: Prepared) -> None:
+        await pipeline.ask(lambda: drift.switch(prepared, time.time_ns()))
+
+    interval_s = config.drift.reference_poll
+    return ReferenceFiles(config.references, drift.prepare, switch, interval_s=interval_s)
 
 
 def _processors(config: Config, drift: Drift) -> list[Processor]:
