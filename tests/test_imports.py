@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     | {"disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile", "listening", "watched"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "health"})
-    | {"pipeline", "publisher", "checkpointer"},
+    | {"pipeline", "publisher", "checkpointer", "reference_files"},
     frozenset({"app", "footprint", "backtest", "reload", "generate"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -24,7 +25,7 @@ from tidegauge.listening.door import Door, exposed
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
 from tidegauge.processors.checkpoint import DriftState
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift import Drift, Prepared
 from tidegauge.processors.latency import Latency
 from tidegauge.processors.logs import LogRecords
 from tidegauge.processors.received import Received
@@ -36,6 +37,7 @@ from tidegauge.receivers.flight import FlightReceiver
 from tidegauge.receivers.grpc_server import GrpcServer
 from tidegauge.receivers.http import HttpReceiver
 from tidegauge.receivers.otlp import OtlpReceiver
+from tidegauge.reference_files import ReferenceFiles
 from tidegauge.reload import Commit, Origin, Prepare, Reload
 from tidegauge.scrapers.nvml import Nvml
 from tidegauge.shelf import Shelf
@@ -124,6 +126,7 @@ async def run(
         for one in checkpointer:
             await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
+        await stack.enter_async_context(_reference_files(config, drift, pipeline))
         if config.scrapers.nvml.enabled:
             await stack.enter_async_context(Nvml(snapshots, config.scrapers.nvml, config.identity))
         if config.health.enabled:
@@ -189,6 +192,16 @@ def _drift(config: Config) -> Drift:
     named = {(one.model, one.version) for one in references}
     references += [one for one in shelf.load() if (one.model, one.version) not in named]
     return Drift(config.drift, references, shelf.keep)
+
+
+def _reference_files(config: Config, drift: Drift, pipeline: Pipeline) -> ReferenceFiles[Prepared]:
+    """What has a model compared with a reference that has changed on disk."""
+
+    async def switch(prepared: Prepared) -> None:
+        await pipeline.ask(lambda: drift.switch(prepared, time.time_ns()))
+
+    interval_s = config.drift.reference_poll
+    return ReferenceFiles(config.references, drift.prepare, switch, interval_s=interval_s)
 
 
 def _processors(config: Config, drift: Drift) -> list[Processor]:

@@ -256,6 +256,22 @@ class Detector(enum.StrEnum):
     HDDM_A = "hddm_a"
 
 
+class Baseline(enum.StrEnum):
+    """Rows of the stream itself that a window is compared with, beside its reference."""
+
+    FIXED = "fixed"
+    ROLLING = "rolling"
+    SEASONAL = "seasonal"
+
+
+class Adaptive(Settings, frozen=True, kw_only=True):
+    """Thresholds that a column's own scores give."""
+
+    use: Literal["none", "show", "verdict"] = "none"
+    quantile: Fraction = 0.99
+    period: Duration = Duration("7d")
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     other_windows: tuple[Duration, ...] = ()
@@ -277,6 +293,13 @@ class Drift(Settings, frozen=True, kw_only=True):
     max_features: Positive = 1_000
     max_categories: Positive = 100
     checkpoint_interval: Duration = Duration("1m")
+    other_baselines: tuple[Baseline, ...] = ()
+    fixed_period: str | None = None
+    rolling_period: Duration = Duration("7d")
+    seasonal_weeks: Annotated[int, msgspec.Meta(ge=2, le=26)] = 4
+    adaptive: Adaptive = Adaptive()
+    reference_poll: Duration = Duration("30s")
+    reference_overlap: Duration = Duration("1h")
 
 
 class Reference(Settings, frozen=True, kw_only=True):

@@ -14,9 +14,11 @@ import msgspec
 import yaml
 
 from tidegauge.config import (
+    Baseline,
     Config,
     ConfigError,
     Destination,
+    Drift,
     FurtherCollector,
     Problem,
     RemoteWrite,
@@ -24,7 +26,7 @@ from tidegauge.config import (
 )
 from tidegauge.config_listeners import listener_problems
 from tidegauge.environment import read
-from tidegauge.units import Allowance, Duration, Size, parse_endpoint
+from tidegauge.units import Allowance, Duration, Size, parse_endpoint, parse_period
 
 S = TypeVar("S", bound=Settings)
 
@@ -181,6 +183,7 @@ def _contradictions(config: Config) -> list[Problem]:
             if int(longer * 1e9) % int(shorter * 1e9):
                 message = f"{longer:g} s is no multiple of the next shorter window, {shorter:g} s"
                 problems.append(Problem("drift.other_windows", message, "for instance 5m, 1h and 24h"))
+    problems.extend(_period_problems(drift))
     if drift.allowed_lateness and drift.window and drift.allowed_lateness > drift.window:
         problems.append(
             Problem("drift.allowed_lateness", "is longer than drift.window", "such rows have left the window")
@@ -198,6 +201,17 @@ def _contradictions(config: Config) -> list[Problem]:
     problems.extend(_collector_problems(config, taken))
     problems.extend(_write_problems(config.exporters.remote_write, taken))
     return problems
+
+
+def _period_problems(drift: Drift) -> Iterator[Problem]:
+    if drift.fixed_period is not None:
+        try:
+            parse_period(drift.fixed_period)
+        except ValueError as error:
+            yield Problem("drift.fixed_period", str(error))
+    elif Baseline.FIXED in (drift.other_baselines or ()):
+        hint = "for instance 2026-03-02/2026-03-09"
+        yield Problem("drift.fixed_period", "drift.other_baselines has fixed in it", hint)
 
 
 def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> list[Problem]:

@@ -19,6 +19,7 @@ from tidegauge.backtest.timeline import Moved, moved, shares
 from tidegauge.backtest.wording import figure, moves, percent, short, when
 from tidegauge.identity import Identity
 from tidegauge.metric import Metric, Number
+from tidegauge.processors.report import BESIDE
 from tidegauge.snapshot import Snapshot
 
 BINS = 40
@@ -43,11 +44,13 @@ class _Seen(NamedTuple):
     metrics: tuple[Metric, ...]
 
     def numbers(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        """Those of the reference proper."""
         for metric in self.metrics:
             if metric.name == name:
                 for point in metric.points:
-                    if isinstance(point, Number):
-                        yield dict(point.attributes), point.value
+                    at = dict(point.attributes)
+                    if isinstance(point, Number) and at.keys().isdisjoint(BESIDE):
+                        yield at, point.value
 
 
 def explain(snapshot: Snapshot, model: str, version: str | None, feature: str | None) -> None:

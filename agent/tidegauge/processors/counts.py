@@ -67,6 +67,15 @@ class Tables:
         )
         return numeric, categorical
 
+    def has_bins_of(self, other: Tables) -> bool:
+        """Whether counts and sums on the other's bins are ones on these, column by column."""
+        return len(self.profiles) == len(other.profiles) and all(
+            (mine.name, mine.role, mine.kind, mine.categories, mine.center, mine.lowest, mine.highest)
+            == (its.name, its.role, its.kind, its.categories, its.center, its.lowest, its.highest)
+            and np.array_equal(mine.edges, its.edges)
+            for mine, its in zip(self.profiles, other.profiles, strict=True)
+        )
+
     @cached_property
     def bins(self) -> tuple[tuple[tuple[str, str], ...], ...]:
         """The attribute of each bin of each profile, for all who tell counts to share."""

@@ -24,6 +24,9 @@ Points = dict[str, list[Point]]
 
 Pair = tuple[str, str]
 
+BESIDE = ("baseline", "reference")
+"""Attributes of points that are not of the reference proper, but of what stands beside it."""
+
 
 _STATISTICS = tuple(("statistic", name) for name in STATISTICS)
 _PROBABILITY = ("probability", str(NULL_QUANTILE))
@@ -102,13 +105,23 @@ def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
             )
 
 
-def alarm(labels: Sequence[Labels], alarms: Alarms, identity: Identity, points: Points) -> None:
+def alarm(labels: Sequence[Labels], alarms: Alarms, shared: Attributes, points: Points) -> None:
     """Points of the detectors: which columns are in alarm, and how near the others are."""
     alarming, shares = alarms.alarming.tolist(), alarms.shares.tolist()
     for names, is_alarm, share in zip(labels, alarming, shares, strict=True):
         points[f"{names.prefix}.drift.alarm"].append(Number(names.column, float(is_alarm)))
         points[f"{names.prefix}.drift.evidence"].append(Number(names.column, share))
-    points["model.drift.alarm"].append(Number(identity.attributes(), float(any(alarming))))
+    points["model.drift.alarm"].append(Number(shared, float(any(alarming))))
+
+
+def own_quantiles(
+    labels: Sequence[Labels], usual: npt.NDArray[np.float64], quantile: float, points: Points
+) -> None:
+    """Points of float64[columns]: what the columns' scores are below in a share of `quantile` of windows."""
+    for names, value in zip(labels, usual.tolist(), strict=True):
+        if math.isfinite(value):
+            where = (*names.column, ("probability", f"{quantile:g}"))
+            points[f"{names.prefix}.drift.own_quantile"].append(Number(where, value))
 
 
 def lifetime(identity: Identity, column: Tally) -> Histogram:
@@ -160,6 +173,14 @@ def _about(prefix: str, what: str) -> dict[str, About]:
         f"{prefix}.drift.evidence": About(
             gauge, "1", "Evidence of drift over time, as a share of what makes an alarm (logarithms)."
         ),
+        f"{prefix}.drift.own_quantile": About(
+            gauge, "{score}", "The quantile of the column's own scores: the adaptive threshold."
+        ),
+        f"{prefix}.seasonal.deviation": About(
+            gauge,
+            "{deviation}",
+            "The last hour's summary less what its week and hour let expect, in standard deviations.",
+        ),
         f"{prefix}.window.rows": About(
             gauge, "{row}", f"Rows of the {what} in the window, missing ones too."
         ),
@@ -205,6 +226,9 @@ METRICS: dict[str, About] = {
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."
+    ),
+    "model.reference.info": About(
+        MetricKind.GAUGE, "{reference}", "1 for each reference that the model is compared with."
     ),
     "reference.rows": About(MetricKind.GAUGE, "{row}", "Rows that the model's reference is made of."),
     "reference.ready": About(

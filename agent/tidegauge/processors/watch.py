@@ -13,15 +13,28 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Number
+from tidegauge.processors.adaptive import Scores
 from tidegauge.processors.alarms import Alarms
+from tidegauge.processors.baselines import Against, Names, compared, deviations
 from tidegauge.processors.changes import Changes
 from tidegauge.processors.checkpoint import IdentityState
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
 from tidegauge.processors.evidence import Evidence
+from tidegauge.processors.past import Past
 from tidegauge.processors.quality import inspect, missing_columns, summarise
-from tidegauge.processors.report import Labels, Points, alarm, describe, family, lifetime, report
+from tidegauge.processors.report import (
+    Labels,
+    Points,
+    alarm,
+    describe,
+    family,
+    lifetime,
+    own_quantiles,
+    report,
+)
 from tidegauge.processors.stream import Stream
 from tidegauge.processors.window import Window
+from tidegauge.stats.comparison import PSI
 from tidegauge.units import duration_text
 
 log = logging.getLogger(__name__)
@@ -39,11 +52,16 @@ class Watch:
         self.alarms = Alarms(tables, settings)
         self.stream = Stream(settings)
         self.changes = Changes(tables.profiles, settings)
+        self.past = Past(tables, settings) if settings.other_baselines else None
+        self.scores = Scores(len(tables.profiles), settings) if settings.adaptive.use != "none" else None
         self._settings = settings
         self._run_start_ns = start_ns
+        self._shared = identity.attributes()
+        self._is_outgoing = False
         self._start_ns: int | None = None  # of a lifetime that began in an earlier run
         self._sums: dict[str, float] = {}
         self._labelled: dict[str, list[Labels]] = {}
+        self._baselines: dict[str, list[Names]] = {}
         self._judged: tuple[tuple[int, int], Points] | None = None
 
     @property
@@ -59,11 +77,18 @@ class Watch:
 
     def update(self, batch: Records) -> Mapping[str, int]:
         """Take a batch in; returns the rows left out, by reason."""
-        left_out = self.window.update(batch)
+        left_out = self.fold(batch)
         self.stream.update(batch, left_out)
         self.changes.update(batch)
+        return left_out
+
+    def fold(self, batch: Records) -> Mapping[str, int]:
+        """Take a batch in that the stream has met elsewhere; returns the rows left out, by reason."""
+        left_out = self.window.update(batch)
         for pane in self.window.closed():
             self.alarms.look(pane.counts)
+            if self.past is not None:
+                self.past.add(pane)
         return left_out
 
     def collect(self, now_ns: int, points: Points) -> None:
@@ -73,8 +98,9 @@ class Watch:
             self._judged = stamp, self._judge_safely(now_ns)
         for name, more in self._judged[1].items():
             points[name].extend(more)
-        self.stream.report(self.identity, now_ns, points)
-        self.changes.report(self.identity, points)
+        if not self._is_outgoing:
+            self.stream.report(self.identity, now_ns, points)
+            self.changes.report(self.identity, points)
 
     def capture(self) -> IdentityState:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
@@ -87,6 +113,8 @@ class Watch:
             self.alarms.capture(),
             self.stream.capture(),
             self.changes.capture(),
+            None if self.past is None else self.past.capture(),
+            None if self.scores is None else self.scores.capture(),
         )
 
     def restore(self, state: IdentityState, *, complete: bool) -> None:
@@ -99,9 +127,40 @@ class Watch:
         self.alarms.restore(state.alarms)
         self.stream.restore(state.stream)
         self.changes.restore(state.changes)
+        if self.past is not None and state.past is not None:
+            self.past.restore(state.past)
+        if self.scores is not None and state.scores is not None:
+            self.scores.restore(state.scores)
         if complete:
             self._start_ns = state.start_ns
             self._sums = state.sums
+
+    def succeed(self, old: Watch, now_ns: int) -> None:
+        """Go on with the stream of `old`, which was compared with another reference until Unix time `now_ns`.
+
+        On the same bins the windows and the past go on too; else they begin with no rows, and so does the
+        lifetime. Alarms begin anew: what they have gathered speaks against another reference.
+        """
+        self.stream = old.stream
+        state = old.window.capture()
+        held: dict[tuple[int, int], Counts] = {}
+        self._start_ns = now_ns
+        if self.tables.has_bins_of(old.tables):
+            # Copies, for the old ones go on as well.
+            held = {place: pane.copy() for place, pane in state.panes.held.items()}
+            self._start_ns, self._sums = old._start_ns, dict(old._sums)
+            if self.past is not None and old.past is not None:
+                self.past.restore(old.past.capture())
+        panes = state.panes._replace(held=held)
+        self.window.restore(state._replace(panes=panes), anew=False)
+
+    def retire(self, reference: str) -> None:
+        """Be the outgoing one, compared with what is called `reference`: from now on only statistics and
+        alarms are published, with that label."""
+        self._is_outgoing = True
+        self._shared = (*self.identity.attributes(), ("reference", reference))
+        self._labelled, self._judged = {}, None
+        self.past = self.scores = None
 
     def _labels(self) -> dict[str, list[Labels]]:
         """By window: "" for `drift.window`, whose points carry no label of it. Made when first wanted: for
@@ -109,10 +168,9 @@ class Watch:
         if not self._labelled:
             primary = self._settings.window
             texts = ["" if length == primary else duration_text(length) for length in self.window.lengths]
-            shared = self.identity.attributes()
             self._labelled = {
                 text: [
-                    Labels(shared, profile, text, () if text else bins)
+                    Labels(self._shared, profile, text, () if text or self._is_outgoing else bins)
                     for profile, bins in zip(self.tables.profiles, self.tables.bins, strict=True)
                 ]
                 for text in texts
@@ -131,15 +189,40 @@ class Watch:
         points: Points = defaultdict(list)
         for length, (text, labels) in zip(self.window.lengths, self._labels().items(), strict=True):
             counts = self.window.total(now_ns, length)
-            if not text:
+            if not text and self.alarms.ready:
+                alarm(labels, self.alarms, self._shared, points)
+            if not text and not self._is_outgoing:
                 self._look(labels, counts, points)
-                if self.alarms.ready:
-                    alarm(labels, self.alarms, self.identity, points)
-            report(labels, Evidence(self.tables, counts, self._settings), points)
-        for column in tallies(self.tables, self.window.lifetime()):
+                self._compare(counts, now_ns, points)
+            report(labels, self._evidence(text, counts, now_ns), points)
+        if self.scores is not None:
+            own_quantiles(self._labels()[""], self.scores.usual, self._settings.adaptive.quantile, points)
+        for column in () if self._is_outgoing else tallies(self.tables, self.window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(self._lifetime(column))
         return points
+
+    def _evidence(self, window: str, counts: Counts, now_ns: int) -> Evidence:
+        """The scores of `drift.window`, which has no name, are those that thresholds adapt to."""
+        use = self._settings.adaptive.use
+        if window or self.scores is None:
+            return Evidence(self.tables, counts, self._settings)
+        least = self.scores.usual if use == "verdict" else None
+        found = Evidence(self.tables, counts, self._settings, least)
+        self.scores.look(self.window.span(now_ns)[1], found.values[:, PSI], found.judged)
+        return found
+
+    def _compare(self, counts: Counts, now_ns: int, points: Points) -> None:
+        """`drift.window` beside the stream's own past."""
+        if self.past is None:
+            return
+        shared, profiles = self.identity.attributes(), self.tables.profiles
+        for kind in self._settings.other_baselines:
+            if kind not in self._baselines:
+                self._baselines[kind] = [Names(shared, profile, kind) for profile in profiles]
+            before = self.past.before(kind, *self.window.span(now_ns))
+            compared(self._baselines[kind], Against(self.tables, counts, before, self._settings), points)
+        deviations(shared, profiles, self.past.deviations, points)
 
     def _lifetime(self, column: Tally) -> Histogram:
         found = lifetime(self.identity, column)

@@ -227,6 +227,11 @@ class Window:
         """Differs from an earlier one if a total may."""
         return self._updates, self._panes.begin(0, self._clock(now_ns))
 
+    def span(self, now_ns: int) -> tuple[int, int]:
+        """The event times at which `drift.window` begins and ends, at Unix time `now_ns`."""
+        end = self._clock(now_ns)
+        return self._panes.begin(self._level(None), end), end
+
     def _level(self, length: Duration | None) -> int:
         return self.lengths.index(self._primary if length is None else length)
 
