@@ -56,8 +56,9 @@ def settings(cls: type[config.Settings], path: str = "") -> Iterator[str]:
             yield from settings(kind, its)
             continue
         yield its
-        if get_origin(kind) is tuple and issubclass(get_args(kind)[0], config.Settings):
-            yield from settings(get_args(kind)[0], f"{its}[]")
+        item = get_args(kind)[0] if get_origin(kind) is tuple else None
+        if isinstance(item, type) and issubclass(item, config.Settings):
+            yield from settings(item, f"{its}[]")
 
 
 def at(tree: Any, path: str) -> Any:

@@ -178,9 +178,29 @@ class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
 
+Statistic = Literal[
+    "psi",
+    "js",
+    "hellinger",
+    "total_variation",
+    "l_infinity",
+    "chi2",
+    "g",
+    "ks",
+    "cramer_von_mises",
+    "anderson_darling",
+    "wasserstein",
+    "wasserstein_normed",
+    "mean_shift",
+    "variance_shift",
+]
+"""As `stats.comparison.STATISTICS`, which takes numba to import."""
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     other_windows: tuple[Duration, ...] = ()
+    other_windows_statistics: tuple[Statistic, ...] = ("psi",)
     panes: Positive = 12
     allowed_lateness: Duration = Duration("10m")
     max_future: Duration = Duration("1m")

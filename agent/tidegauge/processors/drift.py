@@ -242,7 +242,9 @@ class Drift:
         tables, shared = window.tables, identity.attributes()
         found = self._labels[identity] = {
             text: [
-                Labels(shared, profile, text, () if text else bins)
+                Labels(shared, profile, text, told=self._settings.other_windows_statistics)
+                if text
+                else Labels(shared, profile, bins=bins)
                 for profile, bins in zip(tables.profiles, tables.bins, strict=True)
             ]
             for text in texts
