@@ -15,6 +15,7 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Metric, Number, attributes
+from tidegauge.processors import sliced
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
@@ -268,6 +269,12 @@ class Drift:
                 if self._alarms[identity].ready:
                     alarm(labels, self._alarms[identity], identity, points)
             report(labels, Evidence(window.tables, counts, self._settings), points)
+        for name, more in sliced.report(identity, window, now_ns, self._settings).items():
+            points[name].extend(more)
+        for name in ("min_rows", "threshold", "significance"):
+            points["model.drift.limit"].append(
+                Number(identity.attributes(limit=name), float(getattr(self._settings, name)))
+            )
         for column in tallies(window.tables, window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(self._lifetime(identity, column))

@@ -199,6 +199,32 @@ METRICS: dict[str, About] = {
     "model.schema.changes": About(
         MetricKind.COUNTER, "{schema}", "Schemas that differ from all that came before them."
     ),
+    "model.drift.limit": About(
+        MetricKind.GAUGE,
+        "1",
+        "What verdicts go by: rows, PSI that is material, false discovery rate.",
+    ),
+    "model.slice.rows": About(MetricKind.GAUGE, "{row}", "Rows of the slice in the window."),
+    "model.slice.drifted_columns": About(
+        MetricKind.GAUGE, "{column}", "Columns of the slice whose drift is significant and material."
+    ),
+    "model.slice.drift.score": About(
+        MetricKind.GAUGE, "{score}", "PSI of a slice's column to the reference, of the worst ones."
+    ),
+    "model.slice.drift.statistic": About(
+        MetricKind.GAUGE, "{score}", "Distances of a slice's column to the reference, of the worst ones."
+    ),
+    "model.slice.drift.p_value": About(
+        MetricKind.GAUGE, "{probability}", "Probability of so large a statistic of the slice without drift."
+    ),
+    "model.slice.drifted": About(
+        MetricKind.GAUGE, "{verdict}", "1 where the drift of a slice's column is significant and material."
+    ),
+    "model.slice.overflow": About(
+        MetricKind.COUNTER, "{row}", "Rows whose value of the segment column has no slice of its own."
+    ),
+    "model.slice.columns": About(MetricKind.TABLE, "1", "All columns of each slice."),
+    "model.slice.bins": About(MetricKind.TABLE, "1", "Histograms of what moved most in each slice."),
     "records.age": About(MetricKind.GAUGE, "s", "Time since the latest batch arrived."),
     "records.stale": About(MetricKind.GAUGE, "{verdict}", "1 where nothing has come for longer than usual."),
     "records.left_out": About(MetricKind.COUNTER, "{row}", "Rows left out for their event time, by reason."),
