@@ -94,7 +94,10 @@ def exported() -> dict[str, str]:
 
 def metrics() -> list[tuple[str, str, Kind]]:
     """Name, unit and kind of each of them."""
-    found = [(name, about.unit, about.kind) for name, about in METRICS.items()]
+    # Tables are on the page of the snapshot alone.
+    found = [
+        (name, about.unit, about.kind) for name, about in METRICS.items() if about.kind is not Kind.TABLE
+    ]
     found += [(name, family.unit, family.kind) for name, family in FAMILIES.items()]
     folded = (
         Latency(config.Latency()),

@@ -40,7 +40,7 @@ def limit_bytes() -> int:
 def give_back() -> None:
     """Give what was freed back to the system: 2 to 30 ms, without the interpreter lock. glibc only.
 
-    It takes 90 MB off after a burst of new models. Once a minute its pages cost 0.1 % of a core again.
+    Of 20 models of 100 features that is 30 MB of 276. Taking them again each minute costs 0.1 % of a core.
     """
     if malloc_trim := libc("malloc_trim"):
         malloc_trim(0)

@@ -241,21 +241,25 @@ def _thresholds(text: str | None) -> list[float]:
 @click.option("--model", required=True, help="The model's name.")
 @click.option("--version", help="Its version; else all of them.")
 @click.option("--feature", metavar="COLUMN", help="A feature, prediction or score; else all of them.")
+@click.option("--slice", "part", metavar="COLUMN=VALUE", help="A slice, such as region=eu; else the whole.")
 @click.option(
     "--url", default="http://127.0.0.1:9464", show_default=True, help="Where the agent's pages are."
 )
 @click.option("--snapshot", type=click.Path(path_type=Path), help="A saved /api/v1/snapshot instead.")
-def explain(model: str, version: str | None, feature: str | None, url: str, snapshot: Path | None) -> None:
+def explain(
+    model: str, version: str | None, feature: str | None, part: str | None, url: str, snapshot: Path | None
+) -> None:
     """Explain why a model is drifted, or is not judged.
 
     Of a column: the histograms of reference and window side by side, with each bin's share of the
     PSI; all statistics, each with its p-value and what it stays below without drift; the other
-    windows. Without --feature: all columns, worst first.
+    windows. Without --feature: all columns and the slices, worst first. Of a slice: its columns.
 
     \b
     Examples:
       tidegauge explain --model fraud
       tidegauge explain --model fraud --feature amount
+      tidegauge explain --model fraud --slice region=eu
       curl -s http://127.0.0.1:9464/api/v1/snapshot > at-night.json
       tidegauge explain --model fraud --version 2.1 --snapshot at-night.json
     """
@@ -263,7 +267,7 @@ def explain(model: str, version: str | None, feature: str | None, url: str, snap
     from tidegauge.cli.explain import explain as print_explanation
 
     body = snapshots.fetch(url) if snapshot is None else snapshots.load(snapshot)
-    print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature)
+    print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature, part)
 
 
 @commands.command()

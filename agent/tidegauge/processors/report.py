@@ -201,7 +201,7 @@ METRICS: dict[str, About] = {
     ),
     "model.drift.limit": About(
         MetricKind.GAUGE,
-        "1",
+        "{limit}",
         "What verdicts go by: rows, PSI that is material, false discovery rate.",
     ),
     "model.slice.rows": About(MetricKind.GAUGE, "{row}", "Rows of the slice in the window."),
