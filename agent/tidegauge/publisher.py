@@ -16,7 +16,7 @@ from tidegauge.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-_GIVE_BACK_S = 60.0
+_GIVE_BACK_S = 15.0
 
 
 class Publisher:
