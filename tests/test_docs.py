@@ -62,8 +62,9 @@ def settings(cls: type[config.Settings], path: str = "") -> Iterator[str]:
             yield from settings(kind, its)
             continue
         yield its
-        if get_origin(kind) is tuple and issubclass(get_args(kind)[0], config.Settings):
-            yield from settings(get_args(kind)[0], f"{its}[]")
+        item = get_args(kind)[0] if get_origin(kind) is tuple else None
+        if isinstance(item, type) and issubclass(item, config.Settings):
+            yield from settings(item, f"{its}[]")
 
 
 def at(tree: Any, path: str) -> Any:
@@ -99,7 +100,10 @@ def exported() -> dict[str, str]:
 
 def metrics() -> list[tuple[str, str, Kind]]:
     """Name, unit and kind of each of them."""
-    found = [(name, about.unit, about.kind) for name, about in METRICS.items()]
+    # Tables are on the page of the snapshot alone.
+    found = [
+        (name, about.unit, about.kind) for name, about in METRICS.items() if about.kind is not Kind.TABLE
+    ]
     found += [(name, unit, Kind.GAUGE) for name, (unit, _) in health.METRICS.items()]
     found += [(name, family.unit, family.kind) for name, family in FAMILIES.items()]
     folded = (

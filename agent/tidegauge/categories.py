@@ -47,3 +47,25 @@ def count(column: Column, known: Column) -> tuple[npt.NDArray[np.int64], int]:
     totals = np.zeros(len(known) + 1, np.int64)
     np.add.at(totals, codes, counts)
     return totals, missing
+
+
+def codes(column: Column, known: Column) -> npt.NDArray[np.int64]:
+    """The place of each row's category among the known ones, len(known) for none of them, and one more for
+    a null: int64[rows]."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    texts = pc.cast(encoded.dictionary, pa.string())
+    found: Column = pc.index_in(texts, value_set=known).fill_null(len(known))
+    places = np.append(found.to_numpy(zero_copy_only=False), len(known) + 1).astype(np.int64)
+    if texts.null_count:
+        places[:-1][~texts.is_valid().to_numpy(zero_copy_only=False)] = len(known) + 1
+    taken: npt.NDArray[np.int64] = places[indices(encoded)]
+    return taken
+
+
+def indices(encoded: Column) -> npt.NDArray[np.int64]:
+    """Each row's place in the dictionary, and len(dictionary) for a null: int64[rows]."""
+    # A null's place need not fit the type that the column has.
+    whole: Column = pc.cast(encoded.indices, pa.int64())
+    filled = whole.fill_null(len(encoded.dictionary)) if whole.null_count else whole
+    found: npt.NDArray[np.int64] = filled.to_numpy(zero_copy_only=False)
+    return found

@@ -272,10 +272,39 @@ class Adaptive(Settings, frozen=True, kw_only=True):
     period: Duration = Duration("7d")
 
 
+Statistic = Literal[
+    "psi",
+    "js",
+    "hellinger",
+    "total_variation",
+    "l_infinity",
+    "chi2",
+    "g",
+    "ks",
+    "cramer_von_mises",
+    "anderson_darling",
+    "wasserstein",
+    "wasserstein_normed",
+    "mean_shift",
+    "variance_shift",
+]
+"""As `stats.comparison.STATISTICS`, which takes numba to import."""
+
+
+class Slices(Settings, frozen=True, kw_only=True):
+    columns: tuple[str, ...] = ()
+    max_columns: Annotated[int, msgspec.Meta(ge=0)] = 3
+    max_values: Positive = 10
+    worst: Annotated[int, msgspec.Meta(ge=0)] = 5
+    panes: Positive = 4
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     other_windows: tuple[Duration, ...] = ()
+    other_windows_statistics: tuple[Statistic, ...] = ("psi",)
     panes: Positive = 12
+    slices: Slices = Slices()
     allowed_lateness: Duration = Duration("10m")
     max_future: Duration = Duration("1m")
     bins: Annotated[int, msgspec.Meta(ge=2, le=1024)] = 20

@@ -112,13 +112,12 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
     if isinstance(kind, type) and issubclass(kind, Settings):
         # `receivers:` with nothing below it reads as null and means the defaults.
         return _build(kind, {} if raw is None else raw, path, problems)
-    if get_origin(kind) is tuple and issubclass(get_args(kind)[0], Settings):
+    item = get_args(kind)[0] if get_origin(kind) is tuple else None
+    if isinstance(item, type) and issubclass(item, Settings):
         if not isinstance(raw, list):
             problems.append(Problem(path, f"must be a list, not {_shown(raw, path)}"))
             return ()
-        return tuple(
-            _build(get_args(kind)[0], one, f"{path}[{index}]", problems) for index, one in enumerate(raw)
-        )
+        return tuple(_build(item, one, f"{path}[{index}]", problems) for index, one in enumerate(raw))
     try:
         return _plain(kind, raw)
     except (msgspec.ValidationError, ValueError) as error:

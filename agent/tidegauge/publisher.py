@@ -16,6 +16,8 @@ from tidegauge.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+_GIVE_BACK_S = 15.0
+
 
 class Publisher:
     """Writes to Snapshots once per interval, and once more when left.
@@ -68,8 +70,12 @@ class Publisher:
         self._count()
 
     async def _statistics(self) -> None:
+        given_s = time.monotonic()
         while True:
             await self._collect()
+            if time.monotonic() - given_s >= _GIVE_BACK_S:
+                await asyncio.to_thread(memory.give_back)
+                given_s = time.monotonic()
             await asyncio.sleep(self.interval_s)
 
     async def _counters(self) -> None:

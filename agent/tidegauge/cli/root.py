@@ -265,6 +265,7 @@ def _thresholds(text: str | None) -> list[float]:
 @click.option("--model", required=True, help="The model's name.")
 @click.option("--version", help="Its version; else all of them.")
 @click.option("--feature", metavar="COLUMN", help="A feature, prediction or score; else all of them.")
+@click.option("--slice", "part", metavar="COLUMN=VALUE", help="A slice, such as region=eu; else the whole.")
 @click.option(
     "--url", default="http://127.0.0.1:9464", show_default=True, help="Where the agent's pages are."
 )
@@ -275,6 +276,7 @@ def explain(
     model: str,
     version: str | None,
     feature: str | None,
+    part: str | None,
     url: str,
     token_file: Path | None,
     ca_file: Path | None,
@@ -284,12 +286,13 @@ def explain(
 
     Of a column: the histograms of reference and window side by side, with each bin's share of the
     PSI; all statistics, each with its p-value and what it stays below without drift; the other
-    windows. Without --feature: all columns, worst first.
+    windows. Without --feature: all columns and the slices, worst first. Of a slice: its columns.
 
     \b
     Examples:
       tidegauge explain --model fraud
       tidegauge explain --model fraud --feature amount
+      tidegauge explain --model fraud --slice region=eu
       curl -s http://127.0.0.1:9464/api/v1/snapshot > at-night.json
       tidegauge explain --model fraud --version 2.1 --snapshot at-night.json
     """
@@ -297,7 +300,7 @@ def explain(
     from tidegauge.cli.explain import explain as print_explanation
 
     body = snapshots.fetch(url, token_file, ca_file) if snapshot is None else snapshots.load(snapshot)
-    print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature)
+    print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature, part)
 
 
 @commands.group()

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import click
 import msgspec
 
-from tidegauge.metric import Attributes, Kind, Metric, Number
+from tidegauge.metric import Attributes, Kind, Metric, Number, Table
 from tidegauge.snapshot import Snapshot
 
 PAGE = "/api/v1/snapshot"
@@ -35,10 +35,17 @@ class _Metric(msgspec.Struct):
     points: msgspec.Raw
 
 
+class _Table(msgspec.Struct):
+    attributes: Attributes
+    columns: tuple[str, ...]
+    values: dict[str, tuple[float | None, ...]]
+
+
 class _Snapshot(msgspec.Struct):
     generation: int
     time_ns: int
     metrics: list[_Metric]
+    tables: list[_Metric] = []
 
 
 def fetch(url: str, token_file: Path | None = None, ca_file: Path | None = None) -> bytes:
@@ -89,7 +96,7 @@ def load(path: Path) -> bytes:
 
 
 def decode(body: bytes, where: str) -> Snapshot:
-    """What a snapshot says of drift: its gauges.
+    """What a snapshot says of drift: its gauges and its tables.
 
     Raises:
         click.ClickException: where it is none.
@@ -101,13 +108,30 @@ def decode(body: bytes, where: str) -> Snapshot:
             for one in told.metrics
             if one.kind is Kind.GAUGE and one.name.startswith(_PREFIXES)
         )
+        tables = tuple(
+            Metric(one.name, one.kind, one.unit, one.description, _tables(one.points)) for one in told.tables
+        )
     except msgspec.DecodeError as error:
         raise click.ClickException(
             f"{where} is no snapshot: {error}; save one with `curl -s http://127.0.0.1:9464{PAGE}`"
         ) from error
-    return Snapshot(told.generation, told.time_ns, metrics)
+    return Snapshot(told.generation, told.time_ns, metrics, tables)
+
+
+def _tables(points: msgspec.Raw) -> tuple[Table, ...]:
+    told: Iterable[_Table] = msgspec.json.decode(points, type=list[_Table])
+    return tuple(
+        Table(
+            one.attributes, one.columns, {name: tuple(map(_number, row)) for name, row in one.values.items()}
+        )
+        for one in told
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _numbers(points: msgspec.Raw) -> tuple[Number, ...]:
     told: Iterable[_Number] = msgspec.json.decode(points, type=list[_Number])
-    return tuple(Number(one.attributes, math.nan if one.value is None else one.value) for one in told)
+    return tuple(Number(one.attributes, _number(one.value)) for one in told)

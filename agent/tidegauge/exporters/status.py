@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from tidegauge import __version__
-from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number, Point
+from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number, Point, Table
 from tidegauge.snapshot import Snapshot
 from tidegauge.stats.exponential import quantile
 
@@ -323,6 +323,7 @@ def _slow_trace(point: ExponentialHistogram) -> str:
 
 
 def _summed(metric: Metric, point: Point) -> Row:
+    assert not isinstance(point, Table)  # Snapshot.metrics has none
     # As in names: of a counter a unit of 1 makes no ratio.
     unit = "" if (metric.kind, metric.unit) == (Kind.COUNTER, "1") else metric.unit
     if isinstance(point, Number):

@@ -19,7 +19,7 @@ from tidegauge.plain import Plain
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
-from tidegauge.stats.spots import locate
+from tidegauge.stats.spots import LENGTH, OFFSET, locate
 
 _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
@@ -80,6 +80,11 @@ class Tables:
     def bins(self) -> tuple[tuple[tuple[str, str], ...], ...]:
         """The attribute of each bin of each profile, for all who tell counts to share."""
         return tuple(tuple(("bin", label) for label in profile.bin_labels()) for profile in self.profiles)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the profiles."""
+        return tuple(profile.name for profile in self.profiles)
 
     @cached_property
     def profiles(self) -> tuple[Profile, ...]:
@@ -183,10 +188,7 @@ class Plan:
 
         Columns that the batch lacks are missing in all its rows.
         """
-        if self._absent:
-            counts.tallies[self._absent, bins.MISSING] += content.num_rows
-        if self._absent_texts:
-            counts.missing[self._absent_texts] += content.num_rows
+        self._add_absent(content.num_rows, counts)
         if not self._texts and not self._casts:
             return content
         rows = content.rows if isinstance(content, Plain) else content
@@ -194,20 +196,52 @@ class Plan:
             found, missing = categories.count(rows.column(index), self._tables.known[row])
             counts.categories[row, : len(found)] += found
             counts.missing[row] += missing
+        return self._numbers(rows)
+
+    def _add_absent(self, rows: int, counts: Counts) -> None:
+        if self._absent:
+            counts.tallies[self._absent, bins.MISSING] += rows
+        if self._absent_texts:
+            counts.missing[self._absent_texts] += rows
+
+    def _numbers(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows with numbers of types that the kernel does not read as doubles."""
         for index in self._casts:
             doubles: Any = pc.cast(rows.column(index), pa.float64(), safe=False)
             rows = rows.set_column(index, rows.schema.names[index], doubles)
         return rows
 
+    def fold_runs(self, rows: pa.RecordBatch, runs: Sequence[tuple[int, int, Counts]]) -> None:
+        """Add runs of a batch's rows, each a first row and a number of rows, to the counts of each."""
+        texts = [(row, categories.codes(rows.column(at), self._tables.known[row])) for at, row in self._texts]
+        located = _locate(self._numbers(rows))
+        spots = located[0]
+        for begin, length, counts in runs:
+            self._add_absent(length, counts)
+            for row, codes in texts:
+                known = len(self._tables.known[row])
+                found = np.bincount(codes[begin : begin + length], minlength=known + 2)
+                counts.categories[row, : known + 1] += found[:-1]
+                counts.missing[row] += found[-1]
+            mine = spots.copy()
+            mine[:, OFFSET] += begin
+            mine[:, LENGTH] = length
+            self._fold(mine.reshape(1, *mine.shape), counts)
+        del located
+
     def fold(self, prepared: Sequence[Content], counts: Counts) -> None:
         """Add the numbers of batches to the counts, in one call."""
+        # What is exported is released with its capsule: they must outlive the kernel.
+        located = [_locate(one) for one in prepared]
+        self._fold(np.array([spots for spots, _ in located]), counts)
+        del located
+
+    def _fold(self, spots: npt.NDArray[np.int64], counts: Counts) -> None:
         if not len(self._columns):
             return
         tables = self._tables
-        # What is exported is released with its capsule: they must outlive the kernel.
-        located = [_locate(one) for one in prepared]
         bins.fold(
-            np.array([spots for spots, _ in located]),
+            spots,
             self._columns,
             tables.edges,
             tables.grids,
@@ -217,7 +251,6 @@ class Plan:
             counts.squares,
             counts.tallies,
         )
-        del located
 
 
 def _locate(content: Any) -> tuple[npt.NDArray[np.int64], object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,19 +42,26 @@ def family(role: Role) -> tuple[str, str]:
 class Labels:
     """The attributes of one column's points, made once: making them costs more than the points do.
 
-    Pairs are shared, those of `identity` by all columns: a pair takes 56 bytes, and a column of three windows
-    has 90 series. `bins` are the names of the bins, for the window that tells its counts.
+    Pairs are shared, those of `identity` by all columns: a pair takes 56 bytes, and a column has 90 series.
+    `bins` are the names of the bins, for the window that tells its counts; `told` the statistics that the
+    window tells.
     """
 
     def __init__(
-        self, identity: Attributes, profile: Profile, window: str = "", bins: Iterable[Pair] = ()
+        self,
+        identity: Attributes,
+        profile: Profile,
+        window: str = "",
+        bins: Iterable[Pair] = (),
+        told: Collection[str] = STATISTICS,
     ) -> None:
         self.prefix, key = family(profile.role)
         self.column: Attributes = (*identity, (key, profile.name))
         self.bins = tuple((*self.column, pair) for pair in (*bins, _MISSING))
         if window:
             self.column = (*self.column, ("window", window))
-        self.statistics = tuple((*self.column, pair) for pair in _STATISTICS)
+        self.places = tuple(place for place, name in enumerate(STATISTICS) if name in told)
+        self.statistics = tuple((*self.column, _STATISTICS[place]) for place in self.places)
         self.quantiles = tuple((*names, _PROBABILITY) for names in self.statistics)
         self.reasons = {reason: (*self.column, pair) for reason, pair in _REASONS.items()}
 
@@ -101,7 +108,9 @@ def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
             ("null_quantile", names.quantiles, quantiles),
         ):
             points[f"{prefix}.drift.{metric}"].extend(
-                Number(key, value) for key, value in zip(keys, found, strict=True) if math.isfinite(value)
+                Number(key, found[at])
+                for at, key in zip(names.places, keys, strict=True)
+                if math.isfinite(found[at])
             )
 
 
@@ -211,6 +220,32 @@ METRICS: dict[str, About] = {
     "model.schema.changes": About(
         MetricKind.COUNTER, "{schema}", "Schemas that differ from all that came before them."
     ),
+    "model.drift.limit": About(
+        MetricKind.GAUGE,
+        "{limit}",
+        "What verdicts go by: rows, PSI that is material, false discovery rate.",
+    ),
+    "model.slice.rows": About(MetricKind.GAUGE, "{row}", "Rows of the slice in the window."),
+    "model.slice.drifted_columns": About(
+        MetricKind.GAUGE, "{column}", "Columns of the slice whose drift is significant and material."
+    ),
+    "model.slice.drift.score": About(
+        MetricKind.GAUGE, "{score}", "PSI of a slice's column to the reference, of the worst ones."
+    ),
+    "model.slice.drift.statistic": About(
+        MetricKind.GAUGE, "{score}", "Distances of a slice's column to the reference, of the worst ones."
+    ),
+    "model.slice.drift.p_value": About(
+        MetricKind.GAUGE, "{probability}", "Probability of so large a statistic of the slice without drift."
+    ),
+    "model.slice.drifted": About(
+        MetricKind.GAUGE, "{verdict}", "1 where the drift of a slice's column is significant and material."
+    ),
+    "model.slice.overflow": About(
+        MetricKind.COUNTER, "{row}", "Rows whose value of the segment column has no slice of its own."
+    ),
+    "model.slice.columns": About(MetricKind.TABLE, "1", "All columns of each slice."),
+    "model.slice.bins": About(MetricKind.TABLE, "1", "Histograms of what moved most in each slice."),
     "records.age": About(MetricKind.GAUGE, "s", "Time since the latest batch arrived."),
     "records.stale": About(MetricKind.GAUGE, "{verdict}", "1 where nothing has come for longer than usual."),
     "records.left_out": About(MetricKind.COUNTER, "{row}", "Rows left out for their event time, by reason."),

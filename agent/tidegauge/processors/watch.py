@@ -13,6 +13,7 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Number
+from tidegauge.processors import sliced
 from tidegauge.processors.adaptive import Scores
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.baselines import Against, Names, compared, deviations
@@ -170,7 +171,9 @@ class Watch:
             texts = ["" if length == primary else duration_text(length) for length in self.window.lengths]
             self._labelled = {
                 text: [
-                    Labels(self._shared, profile, text, () if text or self._is_outgoing else bins)
+                    Labels(self._shared, profile, text, told=self._settings.other_windows_statistics)
+                    if text
+                    else Labels(self._shared, profile, bins=() if self._is_outgoing else bins)
                     for profile, bins in zip(self.tables.profiles, self.tables.bins, strict=True)
                 ]
                 for text in texts
@@ -197,10 +200,20 @@ class Watch:
             report(labels, self._evidence(text, counts, now_ns), points)
         if self.scores is not None:
             own_quantiles(self._labels()[""], self.scores.usual, self._settings.adaptive.quantile, points)
-        for column in () if self._is_outgoing else tallies(self.tables, self.window.lifetime()):
+        if not self._is_outgoing:
+            self._add_own(now_ns, points)
+        return points
+
+    def _add_own(self, now_ns: int, points: Points) -> None:
+        """What there is once, whatever the number of references."""
+        for name, more in sliced.report(self.identity, self.window, now_ns, self._settings).items():
+            points[name].extend(more)
+        for name in ("min_rows", "threshold", "significance"):
+            where = self.identity.attributes(limit=name)
+            points["model.drift.limit"].append(Number(where, float(getattr(self._settings, name))))
+        for column in tallies(self.tables, self.window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(self._lifetime(column))
-        return points
 
     def _evidence(self, window: str, counts: Counts, now_ns: int) -> Evidence:
         """The scores of `drift.window`, which has no name, are those that thresholds adapt to."""

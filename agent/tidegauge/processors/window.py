@@ -17,6 +17,7 @@ from tidegauge.layout import Layout, Role
 from tidegauge.plain import Plain
 from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
 from tidegauge.processors.panes import Panes, PaneState
+from tidegauge.processors.slices import Slices
 from tidegauge.units import Duration
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -59,6 +60,7 @@ class Window:
         self.lengths = lengths(settings)
         self._primary = settings.window
         self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
+        self.slices = Slices(tables, settings)
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
@@ -102,6 +104,8 @@ class Window:
                 rows, times = _only(rows, times, times >= least)
                 late = batch.items - future - len(times)
         if len(times):
+            assert self._watermark is not None
+            self.slices.update(plan, batch.layout, rows, times, self._watermark)
             self._place(plan, rows, times)
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
@@ -131,6 +135,7 @@ class Window:
         assert self._watermark is not None
         pane = self._panes.place(time, time, self._watermark)
         assert pane is not None
+        self.slices.update(plan, batch.layout, batch.content, np.array([time]), self._watermark)
         self._put(plan, batch.content, pane)
         return {}
 
@@ -167,7 +172,7 @@ class Window:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
         self.settle()
         # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
-        return self._panes.total(self._level(length), self._clock(now_ns))
+        return self._panes.total(self._level(length), self.clock(now_ns))
 
     def closed(self) -> Iterator[Closed]:
         """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
@@ -225,7 +230,8 @@ class Window:
 
     def stamp(self, now_ns: int) -> tuple[int, int]:
         """Differs from an earlier one if a total may."""
-        return self._updates, self._panes.begin(0, self._clock(now_ns))
+        clock = self.clock(now_ns)
+        return self._updates, self._panes.begin(0, clock) + self.slices.begin(clock)
 
     def span(self, now_ns: int) -> tuple[int, int]:
         """The event times at which `drift.window` begins and ends, at Unix time `now_ns`."""
@@ -235,7 +241,7 @@ class Window:
     def _level(self, length: Duration | None) -> int:
         return self.lengths.index(self._primary if length is None else length)
 
-    def _clock(self, now_ns: int) -> int:
+    def clock(self, now_ns: int) -> int:
         """The event time that it is: the watermark, and what has passed since it was set."""
         return 0 if self._watermark is None else self._watermark + max(now_ns - self._arrived, 0)
 
