@@ -81,6 +81,8 @@ class Drift:
                     left_out["error"] += batch.items
         for window in self._windows.values():
             window.settle()
+        for changes in self._changes.values():
+            changes.settle()
         return left_out
 
     def _update(self, batch: Records) -> Mapping[str, int]:
