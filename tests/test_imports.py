@@ -20,7 +20,18 @@ FLOORS: tuple[frozenset[str], ...] = (
     | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
     | {"disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile"}),
-    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
+    frozenset(
+        {
+            "receivers",
+            "scrapers",
+            "processors",
+            "exporters",
+            "pipeline",
+            "publisher",
+            "checkpointer",
+            "health",
+        }
+    ),
     frozenset({"app", "footprint", "backtest"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -186,6 +186,14 @@ class Detector(enum.StrEnum):
     HDDM_A = "hddm_a"
 
 
+class Health(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    step: Duration = Duration("15s")
+    window: Duration = Duration("1h")
+    max_lag: Duration = Duration("5m")
+    max_models: Positive = 20
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     other_windows: tuple[Duration, ...] = ()
@@ -232,6 +240,7 @@ class Config(Settings, frozen=True, kw_only=True):
     stages: Stages = Stages()
     logs: Logs = Logs()
     drift: Drift = Drift()
+    health: Health = Health()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}
     state_dir: str | None = None

@@ -132,6 +132,7 @@ def _identity_frame(state: IdentityState) -> bytes:
         "pauses": pa.array([list(state.stream.pauses)], pa.list_(pa.int64())),
         "changes": pa.array([[_detector(*one) for one in state.changes.items()]], pa.list_(_DETECTOR)),
         "log_r": pa.array([alarms.log_r]),
+        "alarming": pa.array([alarms.alarming.tolist()], pa.list_(pa.bool_())),
         "panes": _list({"level": pa.array(levels), "number": pa.array(numbers), **panes}),
         "recent": _list(recent),
     }
@@ -149,7 +150,8 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
     if row["reference"].as_py() != fingerprint(tables):
         raise StateError(f"{who} has another reference now")
     log_r = row["log_r"].values.to_numpy()
-    if len(log_r) != len(tables.profiles):
+    alarming = np.array(row["alarming"].as_py(), bool)
+    if len(log_r) != len(tables.profiles) or len(alarming) != len(log_r):
         raise StateError(f"{who} has another number of columns")
     empty, table = Counts(tables).arrays(), row["panes"].values
     places = zip(table.field("level").to_pylist(), table.field("number").to_pylist(), strict=True)
@@ -166,7 +168,7 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
             row["arrived_ns"].as_py(),
             row["next_pane"].as_py(),
         ),
-        AlarmState(log_r.copy(), tuple(Recent(**arrays) for arrays in recent)),
+        AlarmState(log_r.copy(), alarming, tuple(Recent(**arrays) for arrays in recent)),
         StreamState(row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py())),
         _changes(row["changes"].values),
     )
