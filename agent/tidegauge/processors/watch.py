@@ -19,7 +19,16 @@ from tidegauge.processors.checkpoint import IdentityState
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
 from tidegauge.processors.evidence import Evidence
 from tidegauge.processors.quality import inspect, missing_columns, summarise
-from tidegauge.processors.report import Labels, Points, alarm, describe, family, lifetime, report
+from tidegauge.processors.report import (
+    Labels,
+    Points,
+    alarm,
+    describe,
+    family,
+    lifetime,
+    name_unseen,
+    report,
+)
 from tidegauge.processors.stream import Stream
 from tidegauge.processors.window import Window
 from tidegauge.units import duration_text
@@ -131,7 +140,7 @@ class Watch:
         for length, (text, labels) in zip(self.window.lengths, self._labels().items(), strict=True):
             counts = self.window.total(now_ns, length)
             if not text:
-                self._look(labels, counts, points)
+                self._look(labels, counts, now_ns, points)
                 if self.alarms.ready:
                     alarm(labels, self.alarms, self.identity, points)
             report(labels, Evidence(self.tables, counts, self._settings), points)
@@ -149,11 +158,16 @@ class Watch:
             self._sums[name] = total
         return structs.replace(found, sum=total, start_ns=self._start_ns or 0)
 
-    def _look(self, labels: list[Labels], counts: Counts, points: Points) -> None:
+    def _look(self, labels: list[Labels], counts: Counts, now_ns: int, points: Points) -> None:
         """Describe the columns of `drift.window`, and those that are not as the reference has them."""
         columns = tallies(self.tables, counts)
         for names, column in zip(labels, columns, strict=True):
             describe(names, column, points)
+        first = len(self.tables.numeric)
+        for row, (names, column) in enumerate(zip(labels[first:], columns[first:], strict=True)):
+            if column.counts[-1]:
+                frequent = self.window.frequent_unseen(row, now_ns)
+                name_unseen(names, column, frequent, self._settings.unseen_categories, points)
         skipped, vanished = self.window.unfit()
         for one in skipped[: self._settings.max_features]:
             prefix, key = family(one.role)
