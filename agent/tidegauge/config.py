@@ -178,20 +178,20 @@ class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
 
-class Detector(enum.StrEnum):
-    ADWIN = "adwin"
-    PAGE_HINKLEY = "page_hinkley"
-    DDM = "ddm"
-    EDDM = "eddm"
-    HDDM_A = "hddm_a"
-
-
 class Health(Settings, frozen=True, kw_only=True):
     enabled: bool = True
     step: Duration = Duration("15s")
     window: Duration = Duration("1h")
     max_lag: Duration = Duration("5m")
     max_models: Positive = 20
+
+
+class Detector(enum.StrEnum):
+    ADWIN = "adwin"
+    PAGE_HINKLEY = "page_hinkley"
+    DDM = "ddm"
+    EDDM = "eddm"
+    HDDM_A = "hddm_a"
 
 
 class Drift(Settings, frozen=True, kw_only=True):

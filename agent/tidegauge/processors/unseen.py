@@ -52,7 +52,7 @@ class Unseen:
         most.
         """
         now = time_ns // self._width
-        whole = HeavyHitters(CAPACITY)
+        whole = HeavyHitters(CAPACITY, waiting=(PARTS + 1) * CAPACITY)  # merged at once
         for number, part in self._parts.items():
             if now - PARTS <= number <= now and column in part:
                 whole.merge(part[column])
