@@ -49,6 +49,12 @@ class Drift:
         for reference in references:
             self._adopt(reference)
 
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
+        self._settings = settings
+        for watch in self._watches.values():
+            watch.retune(settings)
+
     def update(self, *batches: Batch) -> Mapping[str, int]:
         """Fold batches of records.
 

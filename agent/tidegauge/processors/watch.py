@@ -60,6 +60,11 @@ class Watch:
         """Of the reference."""
         return self.window.tables
 
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
+        self._settings, self._judged = settings, None
+        self.alarms.retune(settings)
+
     def update(self, batch: Records) -> Mapping[str, int]:
         """Take a batch in; returns the rows left out, by reason."""
         left_out = self.window.update(batch)
