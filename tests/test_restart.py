@@ -196,7 +196,7 @@ def test_a_state_dir_that_cannot_be_written_costs_warnings_only(start_agent, ref
     agent = start_agent(state_dir=str(tmp_path / "state"), references=references[0], drift=DRIFT)
     send(agent, "m", 3)
     agent.await_total(1, "tidegauge_checkpoint_failing")
-    assert window(agent) == 3 * BATCH
+    await_window(agent, 3 * BATCH)
     assert agent.page("/healthz") == (200, "ok\n")
     assert agent.stop() == 0
     told = agent.log.read_text()

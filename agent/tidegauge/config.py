@@ -317,6 +317,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     quality_margin: Fraction = 0.01
     stale_after: Duration = Duration("1m")
     detectors: tuple[Detector, ...] = (Detector.ADWIN,)
+    unseen_categories: Annotated[int, msgspec.Meta(ge=0, le=32)] = 5
     remembered_ids: Annotated[int, msgspec.Meta(ge=0)] = 65_536
     max_identities: Positive = 100
     max_features: Positive = 1_000

@@ -198,6 +198,8 @@ def _named(seen: _Seen, found: Sequence[Evaluation], feature: str) -> Evaluation
 def _column(console: Console, seen: _Seen, one: Evaluation) -> None:
     _say(console, one.column, "; ".join((_verdict(one), *_sentences(one))))
     console.print(_histograms(seen, one))
+    if unseen := ", ".join(_unseen(seen, one)):
+        _say(console, "most frequent of those that the reference lacks", unseen)
     if not one.unjudged:
         console.print(_statistics(seen, one))
     if windows := _windows(seen, one):
@@ -216,6 +218,12 @@ def _sentences(one: Evaluation) -> Iterator[str]:
         yield f"evidence of drift over time: {percent(one.evidence)} of what makes an alarm"
     if one.missing > 0:
         yield f"{percent(one.missing)} of the rows have no value"
+
+
+def _unseen(seen: _Seen, one: Evaluation) -> Iterator[str]:
+    for at, rows in seen.numbers(f"{one.kind}.unseen.category.rows"):
+        if at.get(KEYS[one.kind]) == one.column:
+            yield f"{at['category']} ({rows:,.0f} rows at least)"
 
 
 def _histograms(seen: _Seen, one: Evaluation) -> Table:

@@ -22,7 +22,7 @@ from tidegauge.exporters.buckets import (
 from tidegauge.exporters.families import Family, check_points, families, label_pairs
 from tidegauge.exporters.pause import Pause
 from tidegauge.exporters.text_format import ascending, go_float
-from tidegauge.metric import Exemplar, ExponentialHistogram, Histogram, Kind, Metric, Summary
+from tidegauge.metric import Exemplar, ExponentialHistogram, Histogram, Kind, Metric, Summary, Table
 
 Labels = tuple[tuple[str, str], ...]
 """Label pairs in the order of their names, `__name__` among them."""
@@ -73,6 +73,7 @@ def _sound(family: Family, metric: Metric, also: Mapping[str, str], histograms: 
     except TypeError:
         return
     for point in metric.points:
+        assert not isinstance(point, Table)  # Snapshot.metrics has none
         pairs = {**also, **dict(label_pairs(point.attributes, family.type))}
         start_ms = (point.start_ns or metric.start_ns) // 10**6
         try:

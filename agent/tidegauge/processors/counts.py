@@ -16,6 +16,7 @@ from tidegauge import categories
 from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.plain import Plain
+from tidegauge.processors.unseen import Unseen
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
@@ -183,19 +184,24 @@ class Plan:
             place for place, profile in enumerate(tables.profiles) if profile.name not in here
         )
 
-    def prepare(self, content: Content, counts: Counts) -> Content:
+    def prepare(
+        self, content: Content, counts: Counts, unseen: Unseen | None = None, time_ns: int = 0
+    ) -> Content:
         """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
 
-        Columns that the batch lacks are missing in all its rows.
+        Columns that the batch lacks are missing in all its rows. Categories of no reference are named to
+        `unseen`, as of event time `time_ns`.
         """
         self._add_absent(content.num_rows, counts)
         if not self._texts and not self._casts:
             return content
         rows = content.rows if isinstance(content, Plain) else content
         for index, row in self._texts:
-            found, missing = categories.count(rows.column(index), self._tables.known[row])
-            counts.categories[row, : len(found)] += found
-            counts.missing[row] += missing
+            found = categories.count(rows.column(index), self._tables.known[row])
+            counts.categories[row, : len(found.totals)] += found.totals
+            counts.missing[row] += found.missing
+            if unseen is not None and len(found.others):
+                unseen.update(row, found.others, found.other_counts, time_ns)
         return self._numbers(rows)
 
     def _add_absent(self, rows: int, counts: Counts) -> None:

@@ -91,7 +91,7 @@ class Drift:
                     log.exception("a batch of %s %s failed", *batch.identity[:2])
                     left_out["error"] += batch.items
         for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
-            watch.window.settle()
+            watch.settle()
         return left_out
 
     def _update(self, batch: Records) -> Mapping[str, int]:

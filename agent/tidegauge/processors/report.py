@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tidegauge.heavy_hitters import Ranked
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Attributes, Histogram, Number, Point
@@ -16,7 +17,7 @@ from tidegauge.metric import Kind as MetricKind
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.counts import Tally
 from tidegauge.processors.evidence import EMPTY_REFERENCE, FEW_ROWS, NULL_QUANTILE, Evidence
-from tidegauge.profile import Profile
+from tidegauge.profile import Profile, category_label
 from tidegauge.stats.comparison import PSI, STATISTICS
 
 Points = dict[str, list[Point]]
@@ -32,6 +33,10 @@ _STATISTICS = tuple(("statistic", name) for name in STATISTICS)
 _PROBABILITY = ("probability", str(NULL_QUANTILE))
 _REASONS = {reason: ("reason", reason) for reason in (FEW_ROWS, EMPTY_REFERENCE)}
 _MISSING = ("bin", "__missing__")
+
+
+_NAMED = 0.01
+"""The share of a window's rows from which an unseen category is named."""
 
 
 def family(role: Role) -> tuple[str, str]:
@@ -83,6 +88,15 @@ def describe(labels: Labels, column: Tally, points: Points) -> None:
                 points["prediction.mean"].append(Number(where, mean))
     counts = (*column.counts.tolist(), column.missing)
     points[f"{prefix}.window.count"].extend(map(Number, labels.bins, map(float, counts)))
+
+
+def name_unseen(labels: Labels, column: Tally, frequent: Ranked, most: int, points: Points) -> None:
+    """Points of the `most` frequent unseen categories. Those with less than a hundredth of the rows are left
+    out: of texts that hardly ever come twice, others would be named each time."""
+    for text, count in zip(frequent.texts[:most], frequent.counts[:most].tolist(), strict=True):
+        if count >= _NAMED * column.rows:
+            where = (*labels.column, ("category", category_label(text)))
+            points[f"{labels.prefix}.unseen.category.rows"].append(Number(where, float(count)))
 
 
 def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
@@ -195,6 +209,9 @@ def _about(prefix: str, what: str) -> dict[str, About]:
         ),
         f"{prefix}.missing": About(gauge, "1", "Share of the window's rows without a value (null or NaN)."),
         f"{prefix}.unseen": About(gauge, "1", "Share of values that are no category of the reference."),
+        f"{prefix}.unseen.category.rows": About(
+            gauge, "{row}", "Rows at least of the most frequent categories that the reference lacks."
+        ),
         f"{prefix}.out_of_range": About(gauge, "1", "Share of values outside the reference's range."),
         f"{prefix}.nan": About(gauge, "1", "Share of the window's rows that are NaN."),
         f"{prefix}.infinite": About(gauge, "1", "Share of values that are infinite."),

@@ -1,4 +1,4 @@
-"""One identity under watch: its windows, alarms and stream, and what is published of them."""
+"""One identity under watch: its windows, alarms, stream and detectors, and what is published of them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from tidegauge.processors.report import (
     describe,
     family,
     lifetime,
+    name_unseen,
     own_quantiles,
     report,
 )
@@ -91,6 +92,11 @@ class Watch:
             if self.past is not None:
                 self.past.add(pane)
         return left_out
+
+    def settle(self) -> None:
+        """Fold what waits for more."""
+        self.window.settle()
+        self.changes.settle()
 
     def collect(self, now_ns: int, points: Points) -> None:
         """Add all points as of Unix time `now_ns`. What cannot have changed is not judged again."""
@@ -195,7 +201,7 @@ class Watch:
             if not text and self.alarms.ready:
                 alarm(labels, self.alarms, self._shared, points)
             if not text and not self._is_outgoing:
-                self._look(labels, counts, points)
+                self._look(labels, counts, now_ns, points)
                 self._compare(counts, now_ns, points)
             report(labels, self._evidence(text, counts, now_ns), points)
         if self.scores is not None:
@@ -246,11 +252,16 @@ class Watch:
             self._sums[name] = total
         return structs.replace(found, sum=total, start_ns=self._start_ns or 0)
 
-    def _look(self, labels: list[Labels], counts: Counts, points: Points) -> None:
+    def _look(self, labels: list[Labels], counts: Counts, now_ns: int, points: Points) -> None:
         """Describe the columns of `drift.window`, and those that are not as the reference has them."""
         columns = tallies(self.tables, counts)
         for names, column in zip(labels, columns, strict=True):
             describe(names, column, points)
+        first = len(self.tables.numeric)
+        for row, (names, column) in enumerate(zip(labels[first:], columns[first:], strict=True)):
+            if column.counts[-1]:
+                frequent = self.window.frequent_unseen(row, now_ns)
+                name_unseen(names, column, frequent, self._settings.unseen_categories, points)
         skipped, vanished = self.window.unfit()
         for one in skipped[: self._settings.max_features]:
             prefix, key = family(one.role)

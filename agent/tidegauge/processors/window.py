@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 
 from tidegauge.batch import Content, Records
 from tidegauge.config import Drift as Settings
+from tidegauge.heavy_hitters import Ranked
 from tidegauge.layout import Layout, Role
 from tidegauge.plain import Plain
 from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
 from tidegauge.processors.panes import Panes, PaneState
 from tidegauge.processors.slices import Slices
+from tidegauge.processors.unseen import Unseen
 from tidegauge.units import Duration
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -61,6 +63,7 @@ class Window:
         self._primary = settings.window
         self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
         self.slices = Slices(tables, settings)
+        self._unseen = Unseen(int(settings.window * 1e9)) if settings.unseen_categories else None
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
@@ -166,13 +169,21 @@ class Window:
         if self._where != (plan, pane):
             self.settle()
             self._where = plan, pane
-        self._waiting.append(plan.prepare(rows, pane))
+        assert self._watermark is not None
+        self._waiting.append(plan.prepare(rows, pane, self._unseen, self._watermark))
 
     def total(self, now_ns: int, length: Duration | None = None) -> Counts:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
         self.settle()
         # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
         return self._panes.total(self._level(length), self.clock(now_ns))
+
+    def frequent_unseen(self, column: int, now_ns: int) -> Ranked:
+        """The most frequent categories of no reference in a column of `Tables.categorical`, in
+        `drift.window` or up to a quarter longer. Not kept over a restart."""
+        if self._unseen is None:
+            return Ranked((), np.zeros(0, np.int64))
+        return self._unseen.frequent(column, self.clock(now_ns))
 
     def closed(self) -> Iterator[Closed]:
         """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
@@ -235,7 +246,7 @@ class Window:
 
     def span(self, now_ns: int) -> tuple[int, int]:
         """The event times at which `drift.window` begins and ends, at Unix time `now_ns`."""
-        end = self._clock(now_ns)
+        end = self.clock(now_ns)
         return self._panes.begin(self._level(None), end), end
 
     def _level(self, length: Duration | None) -> int:
