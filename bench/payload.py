@@ -19,29 +19,30 @@ ROWS, COLUMNS, BATCHES = 4096, 50, 8
 SPANS = 512
 
 
-def write_batches(path: Path) -> None:
+def write_batches(path: Path, rows: int = ROWS) -> None:
     """Different batches of normal, log-normal, uniform, integer-valued and sparse columns."""
     random = np.random.default_rng(7)
     names = [f"f{column:02}" for column in range(COLUMNS)]
     schema = pa.schema([(name, pa.float64()) for name in names])
     with pa.ipc.new_stream(str(path), schema) as stream:
         for _ in range(BATCHES):
-            columns = [_column(random, column) for column in range(COLUMNS)]
+            columns = [float_column(random, column, rows) for column in range(COLUMNS)]
             stream.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def _column(random: np.random.Generator, column: int) -> npt.NDArray[np.float64]:
+def float_column(random: np.random.Generator, column: int, rows: int = ROWS) -> npt.NDArray[np.float64]:
+    """Values of the column of that number."""
     match column % 5:
         case 0:
-            return random.normal(column, 1 + column, ROWS)
+            return random.normal(column, 1 + column, rows)
         case 1:
-            return random.lognormal(0, 1, ROWS)
+            return random.lognormal(0, 1, rows)
         case 2:
-            return random.uniform(-1, 1, ROWS)
+            return random.uniform(-1, 1, rows)
         case 3:
-            return random.poisson(20, ROWS).astype(np.float64)
+            return random.poisson(20, rows).astype(np.float64)
         case _:
-            return np.where(random.random(ROWS) < 0.5, 0.0, random.exponential(10, ROWS))
+            return np.where(random.random(rows) < 0.5, 0.0, random.exponential(10, rows))
 
 
 def span_request(operations: int = 5, count: int = SPANS) -> bytes:

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import whylogs
 from whylogs.core import DatasetProfile
+from whylogs_sketching import kll_doubles_sketch
 
 
 def rates(values: int, rounds: int, work: Callable[[], object]) -> list[float]:
@@ -47,11 +48,18 @@ def main() -> None:
         for frame in frames[:2]:
             profile.track(frame)
 
+    def sketch() -> None:
+        for frame in frames[:2]:
+            for column, values in zip(columns, frame.to_numpy().T, strict=True):
+                sketches[column].update(values)
+
+    sketches = {column: kll_doubles_sketch(200) for column in columns}
     found = {
         f"NannyML {nannyml.__version__}, Jensen-Shannon": rates(
             whole.size, rounds, lambda: drift.calculate(whole)
         ),
         f"whylogs {whylogs.__version__}, profile": rates(2 * frames[0].size, rounds, profile),
+        "DataSketches KLL (whylogs-sketching)": rates(2 * frames[0].size, rounds, sketch),
     }
     print(json.dumps(found))
 

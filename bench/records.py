@@ -1,4 +1,4 @@
-"""Record batches through Flight into drift statistics, beside NannyML and whylogs."""
+"""Record batches through Flight into drift statistics, beside NannyML, whylogs and gRPC alone."""
 
 from __future__ import annotations
 
@@ -7,46 +7,65 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import peers
+from bench.bare import BareServer
 from bench.figure import Figure
 from bench.payload import COLUMNS, ROWS, write_batches
 from bench.process import Agent
 from bench.sender import run
 
-VALUES = ROWS * COLUMNS
+SMALL_ROWS, MORE = 100, 5
+"""Rows of small batches, and how many times as many of them are sent."""
+
+_WARM_UP_ROWS = 65_536
 
 
 def measure(rounds: int, batches: int) -> Iterator[Figure | str]:
-    """Figures, and a sentence where a peer is missing."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "batches.arrows")
-        write_batches(file)
-        rates, walls = _agent(file, rounds, batches)
-        what = f"Flight → drift, {ROWS} x {COLUMNS} float64"
-        yield Figure(f"{what}, wall clock", "M values/s", [wall / 1e6 for wall in walls])
-        try:
-            found = peers.measure(file, rounds)
-        except peers.MissingError as missing:
-            yield Figure(what, "M values/core-s", [rate / 1e6 for rate in rates])
-            yield str(missing)
-            return
-        for peer, peer_rates in found.items():
-            own, other = ([rate / 1e6 for rate in these] for these in (rates, peer_rates))
-            yield Figure(what, "M values/core-s", own, peer, other)
+    """Figures of large and of small batches, and a sentence where a peer is missing."""
+    for rows, count in ((ROWS, batches), (SMALL_ROWS, MORE * batches)):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "batches.arrows")
+            write_batches(file, rows)
+            yield from _measure(file, rows, rounds, count)
 
 
-def _agent(file: Path, rounds: int, batches: int) -> tuple[list[float], list[float]]:
-    """Values per CPU second of the agent, and per second of the sender, of each round."""
-    rates, walls = [], []
+def _measure(file: Path, rows: int, rounds: int, batches: int) -> Iterator[Figure | str]:
+    rates, walls = _agent(file, rows, rounds, batches)
+    what, unit = f"Flight → drift, {rows} x {COLUMNS} float64", "M values/core-s"
+    yield Figure(f"{what}, wall clock", "M values/s", walls)
+    yield Figure(what, unit, rates, "gRPC alone: reads and answers", _bare(file, rows, rounds, batches))
+    try:
+        found = peers.measure(file, rounds)
+    except peers.MissingError as missing:
+        yield str(missing)
+        return
+    for peer, peer_rates in found.items():
+        yield Figure(what, unit, rates, peer, [rate / 1e6 for rate in peer_rates])
+
+
+def _agent(file: Path, rows: int, rounds: int, batches: int) -> tuple[list[float], list[float]]:
+    """Millions of values per CPU second of the agent, and per second of the sender, of each round."""
+    rates, walls, values = [], [], batches * rows * COLUMNS / 1e6
     with Agent() as agent:
         # The first rows become the reference; they and the first windows are not measured.
-        sent = 16
+        sent = _WARM_UP_ROWS // rows
         run("records", agent.grpc, sent, file)
-        agent.wait_for(sent * ROWS, "tidegauge_folded_total", signal="records")
+        agent.wait_for(sent * rows, "tidegauge_folded_total", signal="records")
         for _ in range(rounds):
             begin = agent.cpu_s()
             wall_s = run("records", agent.grpc, batches, file)
             sent += batches
-            agent.wait_for(sent * ROWS, "tidegauge_folded_total", signal="records")
-            rates.append(batches * VALUES / (agent.cpu_s() - begin))
-            walls.append(batches * VALUES / wall_s)
+            agent.wait_for(sent * rows, "tidegauge_folded_total", signal="records")
+            rates.append(values / (agent.cpu_s() - begin))
+            walls.append(values / wall_s)
     return rates, walls
+
+
+def _bare(file: Path, rows: int, rounds: int, batches: int) -> list[float]:
+    rates = []
+    with BareServer() as server:
+        run("records", server.grpc, 16, file)
+        for _ in range(rounds):
+            begin = server.cpu_s()
+            run("records", server.grpc, batches, file)
+            rates.append(batches * rows * COLUMNS / 1e6 / (server.cpu_s() - begin))
+    return rates

@@ -17,7 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
     )
-    | {"layout", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
+    | {"layout", "plain", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
     frozenset({"profile", "reference", "shelf", "statefile"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
     frozenset({"app", "footprint", "backtest"}),

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tidegauge.identity import Identity
 from tidegauge.layout import Layout
+from tidegauge.plain import Plain
 
 OVERHEAD = 400
 """Bytes that a batch of OTLP costs besides its own: the objects around them, as measured with one span each.
@@ -120,18 +121,23 @@ class Logs:
         return len(self.raw) + self.columns.nbytes + OVERHEAD
 
 
+Content = pa.RecordBatch | Plain
+"""Rows as Arrow has them, or as their message has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """Feature and prediction rows of one model, validated in full.
 
-    `layout` tells what the columns are for. `received_ns` is the Unix time at which the batch
+    `layout` tells what the columns are for, `rows` are they; `content` is these, or what they can be made
+    of. `received_ns` is the Unix time at which the batch
     arrived: the event time of rows where no column has the role `timestamp`.
     """
 
     receiver: str
     identity: Identity
     layout: Layout
-    rows: pa.RecordBatch
+    content: Content
     received_ns: int
     nbytes: int
 
@@ -141,4 +147,8 @@ class Records:
 
     @property
     def items(self) -> int:
-        return int(self.rows.num_rows)
+        return int(self.content.num_rows)
+
+    @property
+    def rows(self) -> pa.RecordBatch:
+        return self.content.rows if isinstance(self.content, Plain) else self.content

@@ -191,6 +191,9 @@ class Drift(Settings, frozen=True, kw_only=True):
     threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.1
     significance: Fraction = 0.01
     false_alarm_interval: Duration = Duration("30d")
+    quality_margin: Fraction = 0.01
+    stale_after: Duration = Duration("1m")
+    remembered_ids: Annotated[int, msgspec.Meta(ge=0)] = 65_536
     max_identities: Positive = 100
     max_features: Positive = 1_000
     max_categories: Positive = 100

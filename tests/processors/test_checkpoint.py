@@ -71,11 +71,15 @@ def restored(old, *references, complete=True, its=SETTINGS):
     return drift, drift.restore(frames(old), complete=complete)
 
 
+SINCE_THE_START = ("records.left_out", "model.schema.changes")
+"""Counters that begin at 0 with the process, as Prometheus takes for granted of them."""
+
+
 def shown(drift, second, without=()):
     """All that is published, but for the start of what counts since one."""
     points = {}
     for metric in drift.collect(NOW + second * S):
-        if metric.name not in without:
+        if metric.name not in (*without, *SINCE_THE_START):
             points[metric.name] = [
                 structs.replace(point, start_ns=0) if isinstance(point, Histogram) else point
                 for point in metric.points

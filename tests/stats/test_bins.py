@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidegauge.stats import bins
+from tidegauge.stats.spots import locate
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 edges_lists = st.lists(finite, min_size=0, max_size=140, unique_by=lambda x: x + 0.0).map(sorted)
@@ -79,8 +80,10 @@ def fold(batch, edges, lowest, highest, center=0.0):
     places = np.array([[grid.origin, grid.scale, lowest, highest, center]])
     plan = np.array([[0, 0, TYPES[batch.schema.field(0).type], grid.steps]], np.int64)
     capsules = batch.__arrow_c_array__()
+    where = np.zeros((1, 1, 4), np.int64)
+    locate(address(capsules[1]), where[0])
     bins.fold(
-        np.array([address(capsules[1])], np.int64),
+        where,
         plan,
         grid.edges[None, :],
         grid.table[None, :],

@@ -45,7 +45,8 @@ def scan(raw: bytes) -> Any:
 def scalar(value: AnyValue) -> Scalar | None:
     case = value.WhichOneof("value")
     if case in ("bool_value", "int_value", "double_value") or value.string_value:
-        return case, getattr(value, case)
+        content = getattr(value, case)
+        return case, "nan" if content != content else content
     return None
 
 

@@ -18,11 +18,18 @@ _OVER = 3.0
 within a few panes after its cause."""
 
 
+class Recent(NamedTuple):
+    """What is kept of a pane: int64[columns, most bins] of numbers and of categories."""
+
+    counts: npt.NDArray[np.int64]
+    categories: npt.NDArray[np.int64]
+
+
 class AlarmState(NamedTuple):
     """Alarms as they were at one moment: ln R, float64[columns], and the latest panes they learn from."""
 
     log_r: npt.NDArray[np.float64]
-    recent: tuple[Counts, ...]
+    recent: tuple[Recent, ...]
 
 
 class Alarms:
@@ -44,7 +51,7 @@ class Alarms:
         pane_s = settings.window / settings.panes
         self.level = math.log(max(columns * settings.false_alarm_interval / pane_s, 2.0))
         self.log_r = np.full(columns, -math.inf)
-        self._recent: deque[Counts] = deque(maxlen=self.RECENT)
+        self._recent: deque[Recent] = deque(maxlen=self.RECENT)
         self._given: tuple[npt.NDArray[np.float64], ...] | None = None
 
     @property
@@ -66,19 +73,19 @@ class Alarms:
         """Take in a pane to which no more rows will come. One without rows says nothing."""
         if not pane.counts.any() and not pane.categories.any():
             return
+        found = Recent(pane.counts, pane.categories)
         if self.ready:
             numeric = len(self._tables.numeric)
-            halves = ((self.log_r[:numeric], "counts"), (self.log_r[numeric:], "categories"))
-            for baselines, given, (log_r, name) in zip(
-                self._tables.baselines, self._concentrations(), halves, strict=True
+            halves = (self.log_r[:numeric], self.log_r[numeric:])
+            for kind, (baselines, given, log_r, window) in enumerate(
+                zip(self._tables.baselines, self._concentrations(), halves, found, strict=True)
             ):
                 if len(log_r):
-                    recent = np.stack([getattr(one, name) for one in self._recent])
-                    spread = inflation(recent, baselines.bins, name == "counts")
-                    window = getattr(pane, name)
+                    recent = np.stack([one[kind] for one in self._recent])
+                    spread = inflation(recent, baselines.bins, kind == 0)
                     most = self.level + _OVER
                     watch(baselines.bins, baselines.counts, given, window, spread, most, log_r)
-        self._recent.append(pane)
+        self._recent.append(found)
 
     def capture(self) -> AlarmState:
         """All that they have gathered. The panes are never changed, so they are not copied."""

@@ -8,7 +8,7 @@ cannot be used costs no other; compressed with zstd, which halves it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -17,16 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidegauge.identity import Identity
-from tidegauge.processors.alarms import AlarmState
+from tidegauge.processors.alarms import AlarmState, Recent
 from tidegauge.processors.counts import Counts, Tables
 from tidegauge.processors.panes import PaneState
+from tidegauge.processors.stream import StreamState
 from tidegauge.processors.window import WindowState
 from tidegauge.statefile import StateError
 
 _KIND, _WINDOW, _FIRST_ROWS = b"tidegauge.state", b"window", b"first_rows"
-_RECENT = -2
-"""The level of the panes that alarms learn from, beside RETIRED and the windows'."""
-
 _FRAME_BYTES = 4 << 20
 """First rows that go into a frame: it is made in memory."""
 
@@ -42,6 +40,7 @@ class IdentityState(NamedTuple):
     sums: dict[str, float]
     window: WindowState
     alarms: AlarmState
+    stream: StreamState
 
 
 class FirstRows(NamedTuple):
@@ -103,13 +102,12 @@ def decode(frame: bytes, tables_of: Callable[[Identity], Tables | None]) -> Iden
 
 def _identity_frame(state: IdentityState) -> bytes:
     window, alarms = state.window, state.alarms
-    places = list(window.panes.held) + [(_RECENT, number) for number in range(len(alarms.recent))]
-    panes = [*window.panes.held.values(), *alarms.recent]
-    levels, numbers = zip(*places, strict=True)
-    parts: dict[str, pa.Array[Any]] = {"level": pa.array(levels), "number": pa.array(numbers)}
-    for name in panes[0].arrays():
-        stacked = np.stack([pane.arrays()[name].ravel() for pane in panes])
-        parts[name] = _lists(stacked)
+    levels, numbers = zip(*window.panes.held, strict=True)
+    empty = Counts(state.tables).arrays()
+    panes = _columns([pane.arrays() for pane in window.panes.held.values()], empty)
+    recent = _columns(
+        [one._asdict() for one in alarms.recent], {name: empty[name] for name in Recent._fields}
+    )
     columns: dict[str, pa.Array[Any]] = {
         **{key: pa.array([value]) for key, value in state.identity._asdict().items()},
         "reference": pa.array([fingerprint(state.tables)]),
@@ -119,11 +117,12 @@ def _identity_frame(state: IdentityState) -> bytes:
         "watermark_ns": pa.array([window.watermark_ns], pa.int64()),
         "arrived_ns": pa.array([window.arrived_ns]),
         "next_pane": pa.array([window.next_pane], pa.int64()),
-        "log_r": _lists(alarms.log_r[None, :]),
-        "panes": pa.LargeListArray.from_arrays(
-            pa.array([0, len(panes)], pa.int64()),
-            pa.StructArray.from_arrays(list(parts.values()), list(parts)),
-        ),
+        "first_ns": pa.array([state.stream.first_ns]),
+        "last_ns": pa.array([state.stream.last_ns]),
+        "pauses": pa.array([list(state.stream.pauses)], pa.list_(pa.int64())),
+        "log_r": pa.array([alarms.log_r]),
+        "panes": _list({"level": pa.array(levels), "number": pa.array(numbers), **panes}),
+        "recent": _list(recent),
     }
     batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
     return _stream([batch.replace_schema_metadata({_KIND: _WINDOW})])
@@ -138,49 +137,60 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
         raise StateError(f"{who} has no reference now")
     if row["reference"].as_py() != fingerprint(tables):
         raise StateError(f"{who} has another reference now")
-    held, recent = {}, []
     log_r = row["log_r"].values.to_numpy()
     if len(log_r) != len(tables.profiles):
         raise StateError(f"{who} has another number of columns")
-    for place, pane in _panes(row["panes"].values, tables):
-        if place[0] == _RECENT:
-            recent.append(pane)
-        else:
-            held[place] = pane
+    empty, table = Counts(tables).arrays(), row["panes"].values
+    places = zip(table.field("level").to_pylist(), table.field("number").to_pylist(), strict=True)
+    panes = (Counts.of(arrays) for arrays in _rows(table, empty))
+    recent = _rows(row["recent"].values, {name: empty[name] for name in Recent._fields})
     return IdentityState(
         identity,
         tables,
         row["start_ns"].as_py(),
         dict(row["sums"].as_py()),
         WindowState(
-            PaneState(tuple(row["widths_ns"].as_py()), held),
+            PaneState(tuple(row["widths_ns"].as_py()), dict(zip(places, panes, strict=True))),
             row["watermark_ns"].as_py(),
             row["arrived_ns"].as_py(),
             row["next_pane"].as_py(),
         ),
-        AlarmState(log_r.copy(), tuple(recent)),
+        AlarmState(log_r.copy(), tuple(Recent(**arrays) for arrays in recent)),
+        StreamState(row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py())),
     )
 
 
-def _panes(table: Any, tables: Tables) -> Iterator[tuple[tuple[int, int], Counts]]:
-    places = zip(table.field("level").to_pylist(), table.field("number").to_pylist(), strict=True)
+def _columns(
+    rows: Sequence[Mapping[str, npt.NDArray[Any]]], like: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, pa.Array[Any]]:
+    """The arrays of rows, a list for each."""
+    found: dict[str, pa.Array[Any]] = {}
+    for name, array in like.items():
+        values: pa.Array[Any] = pa.array(np.array([row[name] for row in rows], array.dtype).ravel())
+        found[name] = pa.LargeListArray.from_arrays(_ends(np.arange(len(rows) + 1) * array.size), values)
+    return found
+
+
+def _rows(table: Any, like: Mapping[str, npt.NDArray[Any]]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """What `_columns` was given, in arrays of their own."""
     parts: dict[str, npt.NDArray[Any]] = {}
-    for name, array in Counts(tables).arrays().items():
+    for name, array in like.items():
         values = table.field(name).flatten().to_numpy()
         if values.dtype != array.dtype or len(values) != len(table) * array.size:
             raise StateError("its counts are of another version of the agent")
         parts[name] = values.reshape(len(table), *array.shape)
-    for index, place in enumerate(places):
-        pane = Counts(tables)
-        for name, array in pane.arrays().items():
-            array[...] = parts[name][index]
-        yield place, pane
+    for index in range(len(table)):
+        yield {name: values[index].copy() for name, values in parts.items()}
 
 
-def _lists(rows: npt.NDArray[Any]) -> pa.Array[Any]:
-    """A list for each row of a matrix."""
-    offsets = np.arange(len(rows) + 1, dtype=np.int64) * rows.shape[1]
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows.ravel()))
+def _ends(ends: npt.NDArray[np.int64]) -> Any:
+    return pa.array(ends, pa.int64())
+
+
+def _list(columns: dict[str, pa.Array[Any]]) -> pa.Array[Any]:
+    """One list of all rows."""
+    rows = pa.StructArray.from_arrays(list(columns.values()), list(columns))
+    return pa.LargeListArray.from_arrays(_ends(np.array([0, len(rows)])), rows)
 
 
 def _first_rows_frames(held: FirstRows) -> Iterator[bytes]:

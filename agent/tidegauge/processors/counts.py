@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -13,10 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidegauge import categories
+from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
+from tidegauge.plain import Plain
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
+from tidegauge.stats.spots import locate
 
 _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
@@ -64,7 +67,12 @@ class Tables:
         )
         return numeric, categorical
 
-    @property
+    @cached_property
+    def bins(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """The attribute of each bin of each profile, for all who tell counts to share."""
+        return tuple(tuple(("bin", label) for label in profile.bin_labels()) for profile in self.profiles)
+
+    @cached_property
     def profiles(self) -> tuple[Profile, ...]:
         """In the order of the counts' rows."""
         return self.numeric + self.categorical
@@ -86,11 +94,16 @@ class Counts:
         """What it is made of, by name."""
         return vars(self)
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Those that are made of such `arrays`, which become theirs."""
+        made = cls.__new__(cls)
+        vars(made).update(arrays)
+        return made
+
     def copy(self) -> Counts:
         """Another one with the same counts."""
-        other = Counts.__new__(Counts)
-        vars(other).update({name: array.copy() for name, array in self.arrays().items()})
-        return other
+        return Counts.of({name: array.copy() for name, array in self.arrays().items()})
 
     def __isub__(self, other: Counts) -> Self:
         for mine, its in zip(self.arrays().values(), other.arrays().values(), strict=True):
@@ -116,7 +129,10 @@ class Skipped(NamedTuple):
 
 
 class Plan:
-    """Which columns of a layout go where in the counts. Made once per stream."""
+    """Which columns of a layout go where in the counts. Made once per stream.
+
+    `absent` are the places in `Tables.profiles` of the columns that the layout lacks.
+    """
 
     def __init__(self, layout: Layout, schema: pa.Schema, tables: Tables) -> None:
         self._tables = tables
@@ -149,16 +165,22 @@ class Plan:
         here = set(layout.names)
         self._absent = [row for name, row in numeric.items() if name not in here]
         self._absent_texts = [row for name, row in categorical.items() if name not in here]
+        self.absent = frozenset(
+            place for place, profile in enumerate(tables.profiles) if profile.name not in here
+        )
 
-    def prepare(self, rows: pa.RecordBatch, counts: Counts) -> pa.RecordBatch:
+    def prepare(self, content: Content, counts: Counts) -> Content:
         """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
 
         Columns that the batch lacks are missing in all its rows.
         """
         if self._absent:
-            counts.tallies[self._absent, bins.MISSING] += rows.num_rows
+            counts.tallies[self._absent, bins.MISSING] += content.num_rows
         if self._absent_texts:
-            counts.missing[self._absent_texts] += rows.num_rows
+            counts.missing[self._absent_texts] += content.num_rows
+        if not self._texts and not self._casts:
+            return content
+        rows = content.rows if isinstance(content, Plain) else content
         for index, row in self._texts:
             found, missing = categories.count(rows.column(index), self._tables.known[row])
             counts.categories[row, : len(found)] += found
@@ -168,15 +190,15 @@ class Plan:
             rows = rows.set_column(index, rows.schema.names[index], doubles)
         return rows
 
-    def fold(self, prepared: Sequence[pa.RecordBatch], counts: Counts) -> None:
+    def fold(self, prepared: Sequence[Content], counts: Counts) -> None:
         """Add the numbers of batches to the counts, in one call."""
         if not len(self._columns):
             return
         tables = self._tables
-        # The capsules own the exported structs: they must outlive the kernel.
-        capsules = [_exported(rows) for rows in prepared]
+        # What is exported is released with its capsule: they must outlive the kernel.
+        located = [_locate(one) for one in prepared]
         bins.fold(
-            np.array([_array_address(capsule, b"arrow_array") for capsule in capsules], np.int64),
+            np.array([spots for spots, _ in located]),
             self._columns,
             tables.edges,
             tables.grids,
@@ -186,11 +208,17 @@ class Plan:
             counts.squares,
             counts.tallies,
         )
-        del capsules
+        del located
 
 
-def _exported(rows: Any) -> Any:
-    return rows.__arrow_c_array__()[1]
+def _locate(content: Any) -> tuple[npt.NDArray[np.int64], object]:
+    """Where the columns lie, int64[columns, 4], and what keeps them there."""
+    if isinstance(content, Plain):
+        return content.spots, content
+    capsule = content.__arrow_c_array__()[1]
+    spots = np.zeros((content.num_columns, 4), np.int64)
+    locate(_array_address(capsule, b"arrow_array"), spots)
+    return spots, capsule
 
 
 def _countable(kind: pa.DataType, folded: Kind) -> bool:
@@ -214,6 +242,7 @@ class Tally(NamedTuple):
     sums: npt.NDArray[np.float64]
     squares: float  # of finite values about the centre
     missing: int
+    nan: int  # of the missing ones
     out_of_range: int
     infinite: int
 
@@ -239,6 +268,7 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
                 counts.sums[row, :used],
                 float(counts.squares[row, 0]),
                 missing,
+                int(tally[bins.NAN]),
                 outside,
                 infinite,
             )
@@ -246,5 +276,5 @@ def tallies(tables: Tables, counts: Counts) -> list[Tally]:
     for row, profile in enumerate(tables.categorical):
         used = len(profile.counts)
         missing = int(counts.missing[row])
-        found.append(Tally(profile, counts.categories[row, :used], _NONE, 0.0, missing, 0, 0))
+        found.append(Tally(profile, counts.categories[row, :used], _NONE, 0.0, missing, 0, 0, 0))
     return found

@@ -17,9 +17,11 @@ from tidegauge.layout import Kind, Role
 from tidegauge.metric import Histogram, Metric, Number, attributes
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode
-from tidegauge.processors.counts import Tables, Tally, tallies
+from tidegauge.processors.counts import Counts, Tables, Tally, tallies
 from tidegauge.processors.evidence import Evidence
+from tidegauge.processors.quality import inspect, missing_columns, summarise
 from tidegauge.processors.report import METRICS, Labels, Points, alarm, describe, family, lifetime, report
+from tidegauge.processors.stream import Stream
 from tidegauge.processors.warmup import WarmUp
 from tidegauge.processors.window import Window
 from tidegauge.profile import ProfileError, Reference
@@ -47,9 +49,11 @@ class Drift:
         self._settings = settings
         self._references: dict[Model, Reference] = {}
         self._tables: dict[Model, Tables] = {}
+        self._described: dict[Model, Points] = {}
         self._warm_ups: dict[Model, WarmUp] = {}
         self._windows: dict[Identity, Window] = {}
         self._alarms: dict[Identity, Alarms] = {}
+        self._streams: dict[Identity, Stream] = {}
         self._labels: dict[Identity, dict[str, list[Labels]]] = {}
         self._known: dict[Identity, tuple[tuple[int, int], Points]] = {}
         self._on_reference = on_reference
@@ -119,6 +123,7 @@ class Drift:
                 known = self._known[identity] = (stamp, self._judged(identity, window, now_ns))
             for name, more in known[1].items():
                 points[name].extend(more)
+            self._streams[identity].report(identity, now_ns, points)
         self._collect_references(points)
         return tuple(
             Metric(name, about.kind, about.unit, about.description, tuple(points[name]), self._start_ns)
@@ -136,6 +141,7 @@ class Drift:
                 dict(self._sums[identity]),
                 window.capture(),
                 self._alarms[identity].capture(),
+                self._streams[identity].capture(),
             )
             for identity, window in self._windows.items()
         )
@@ -175,6 +181,7 @@ class Drift:
         window.restore(state.window, anew=not complete)
         self._open(state.identity, window)
         self._alarms[state.identity].restore(state.alarms)
+        self._streams[state.identity].restore(state.stream)
         if complete:
             self._starts[state.identity] = state.start_ns
             self._sums[state.identity] = state.sums
@@ -203,6 +210,7 @@ class Drift:
             reference = replace(reference, profiles=reference.profiles[:limit])
         self._references[model] = reference
         self._tables[model] = Tables(reference)
+        self._described[model] = {}
 
     def _fold(self, batch: Records) -> Mapping[str, int]:
         window = self._windows.get(batch.identity)
@@ -213,6 +221,7 @@ class Drift:
             window = Window(tables, self._settings)
             self._open(batch.identity, window)
         left_out = window.update(batch)
+        self._streams[batch.identity].update(batch, left_out)
         for pane in window.closed():
             self._alarms[batch.identity].look(pane)
         return left_out
@@ -220,6 +229,7 @@ class Drift:
     def _open(self, identity: Identity, window: Window) -> None:
         self._windows[identity] = window
         self._alarms[identity] = Alarms(window.tables, self._settings)
+        self._streams[identity] = Stream(self._settings)
 
     def _label(self, identity: Identity, window: Window) -> dict[str, list[Labels]]:
         """By window: "" for `drift.window`, whose points carry no label of it. Made when first wanted: for
@@ -229,9 +239,14 @@ class Drift:
         texts = [
             "" if length == self._settings.window else duration_text(length) for length in window.lengths
         ]
-        profiles = window.tables.profiles
-        found = {text: [Labels(identity, profile, text) for profile in profiles] for text in texts}
-        self._labels[identity] = found
+        tables, shared = window.tables, identity.attributes()
+        found = self._labels[identity] = {
+            text: [
+                Labels(shared, profile, text, () if text else bins)
+                for profile, bins in zip(tables.profiles, tables.bins, strict=True)
+            ]
+            for text in texts
+        }
         return found
 
     def _judged(self, identity: Identity, window: Window, now_ns: int) -> Points:
@@ -247,18 +262,13 @@ class Drift:
         for length, (text, labels) in zip(window.lengths, self._label(identity, window).items(), strict=True):
             counts = window.total(now_ns, length)
             if not text:
-                for names, column in zip(labels, tallies(window.tables, counts), strict=True):
-                    describe(names, column, points)
+                self._look(identity, window, labels, counts, points)
                 if self._alarms[identity].ready:
                     alarm(labels, self._alarms[identity], identity, points)
             report(labels, Evidence(window.tables, counts, self._settings), points)
         for column in tallies(window.tables, window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(self._lifetime(identity, column))
-        for skipped in window.skipped[: self._settings.max_features]:
-            prefix, key = family(skipped.role)
-            where = identity.attributes(**{key: skipped.name, "reason": skipped.reason})
-            points[f"{prefix}.skipped"].append(Number(where, 1.0))
         return points
 
     def _lifetime(self, identity: Identity, column: Tally) -> Histogram:
@@ -270,6 +280,22 @@ class Drift:
             self._sums[identity][name] = total
         return structs.replace(found, sum=total, start_ns=self._starts.get(identity, 0))
 
+    def _look(
+        self, identity: Identity, window: Window, labels: list[Labels], counts: Counts, points: Points
+    ) -> None:
+        """Describe the columns of `drift.window`, and those that are not as the reference has them."""
+        columns = tallies(window.tables, counts)
+        for names, column in zip(labels, columns, strict=True):
+            describe(names, column, points)
+        skipped, vanished = window.unfit()
+        for one in skipped[: self._settings.max_features]:
+            prefix, key = family(one.role)
+            where = identity.attributes(**{key: one.name, "reason": one.reason})
+            points[f"{prefix}.skipped"].append(Number(where, 1.0))
+        violations = inspect(labels, columns, self._settings, points)
+        violations += missing_columns(labels, sorted(vanished), skipped, points)
+        summarise(identity, violations, points)
+
     def _collect_references(self, points: Points) -> None:
         for (model, version), reference in self._references.items():
             where = attributes(model=model, version=version, source=reference.source)
@@ -279,11 +305,19 @@ class Drift:
             where = attributes(model=model, version=version, source=warm_up.SOURCE)
             points["reference.rows"].append(Number(where, float(warm_up.rows)))
             points["reference.ready"].append(Number(where, 0.0))
-        # A reference is described once, whatever the number of stages and data sources.
-        for reference in self._references.values():
-            whose = Identity(reference.model, reference.version)
-            for profile in reference.profiles:
-                prefix, key = family(profile.role)
-                for label, count in zip(profile.bin_labels(), profile.counts.tolist(), strict=True):
-                    where = whose.attributes(**{key: profile.name, "bin": label})
-                    points[f"{prefix}.reference.count"].append(Number(where, float(count)))
+        for whose, described in self._described.items():
+            if not described:
+                described.update(self._describe(self._tables[whose], Identity(*whose)))
+            for name, more in described.items():
+                points[name].extend(more)
+
+    def _describe(self, tables: Tables, whose: Identity) -> Points:
+        """The counts of a reference, once, whatever the number of stages and data sources."""
+        points: Points = defaultdict(list)
+        for profile, bins in zip(tables.profiles, tables.bins, strict=True):
+            names = Labels(whose.attributes(), profile, bins=bins)
+            points[f"{names.prefix}.reference.count"].extend(
+                Number(where, float(count))
+                for where, count in zip(names.bins, profile.counts.tolist(), strict=False)
+            )
+        return points

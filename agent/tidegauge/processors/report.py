@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
-from tidegauge.metric import Histogram, Number, Point
+from tidegauge.metric import Attributes, Histogram, Number, Point
 from tidegauge.metric import Kind as MetricKind
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.counts import Tally
@@ -22,6 +22,14 @@ from tidegauge.stats.comparison import PSI, STATISTICS
 Points = dict[str, list[Point]]
 """Points by metric name."""
 
+Pair = tuple[str, str]
+
+
+_STATISTICS = tuple(("statistic", name) for name in STATISTICS)
+_PROBABILITY = ("probability", str(NULL_QUANTILE))
+_REASONS = {reason: ("reason", reason) for reason in (FEW_ROWS, EMPTY_REFERENCE)}
+_MISSING = ("bin", "__missing__")
+
 
 def family(role: Role) -> tuple[str, str]:
     """A role's metric prefix, and the attribute that holds its columns' names."""
@@ -29,18 +37,23 @@ def family(role: Role) -> tuple[str, str]:
 
 
 class Labels:
-    """The attributes of one column's points, made once: making them costs more than the points do."""
+    """The attributes of one column's points, made once: making them costs more than the points do.
 
-    def __init__(self, identity: Identity, profile: Profile, window: str = "") -> None:
+    Pairs are shared, those of `identity` by all columns: a pair takes 56 bytes, and a column of three windows
+    has 90 series. `bins` are the names of the bins, for the window that tells its counts.
+    """
+
+    def __init__(
+        self, identity: Attributes, profile: Profile, window: str = "", bins: Iterable[Pair] = ()
+    ) -> None:
         self.prefix, key = family(profile.role)
-        column = self.column = identity.attributes(**{key: profile.name, "window": window})
-        self.statistics = tuple((*column, ("statistic", name)) for name in STATISTICS)
-        quantile = ("probability", str(NULL_QUANTILE))
-        self.quantiles = tuple((*statistic, quantile) for statistic in self.statistics)
-        self.reasons = {reason: (*column, ("reason", reason)) for reason in (FEW_ROWS, EMPTY_REFERENCE)}
-        # Counts are told of `drift.window` only.
-        bins = () if window else (*profile.bin_labels(), "__missing__")
-        self.bins = tuple((*column, ("bin", label)) for label in bins)
+        self.column: Attributes = (*identity, (key, profile.name))
+        self.bins = tuple((*self.column, pair) for pair in (*bins, _MISSING))
+        if window:
+            self.column = (*self.column, ("window", window))
+        self.statistics = tuple((*self.column, pair) for pair in _STATISTICS)
+        self.quantiles = tuple((*names, _PROBABILITY) for names in self.statistics)
+        self.reasons = {reason: (*self.column, pair) for reason, pair in _REASONS.items()}
 
 
 def describe(labels: Labels, column: Tally, points: Points) -> None:
@@ -153,6 +166,12 @@ def _about(prefix: str, what: str) -> dict[str, About]:
         f"{prefix}.missing": About(gauge, "1", "Share of the window's rows without a value (null or NaN)."),
         f"{prefix}.unseen": About(gauge, "1", "Share of values that are no category of the reference."),
         f"{prefix}.out_of_range": About(gauge, "1", "Share of values outside the reference's range."),
+        f"{prefix}.nan": About(gauge, "1", "Share of the window's rows that are NaN."),
+        f"{prefix}.infinite": About(gauge, "1", "Share of values that are infinite."),
+        f"{prefix}.constant": About(
+            gauge, "{verdict}", f"1 where the {what} has one value in the window and not in the reference."
+        ),
+        f"{prefix}.vanished": About(gauge, "{column}", f"1 for a {what} that the latest batches lack."),
         f"{prefix}.window.count": About(gauge, "{row}", "Rows per bin in the window; adds up over replicas."),
         f"{prefix}.reference.count": About(gauge, "{row}", "Rows per bin in the reference."),
         f"{prefix}.skipped": About(
@@ -165,6 +184,18 @@ METRICS: dict[str, About] = {
     **_about("feature", "feature"),
     **_about("prediction", "output"),
     "model.drift.alarm": About(MetricKind.GAUGE, "{verdict}", "1 while any column of the model is in alarm."),
+    "model.data_quality.violations": About(
+        MetricKind.GAUGE, "{column}", "Columns whose values are not as the reference's, by check."
+    ),
+    "model.schema.changes": About(
+        MetricKind.COUNTER, "{schema}", "Schemas that differ from all that came before them."
+    ),
+    "records.age": About(MetricKind.GAUGE, "s", "Time since the latest batch arrived."),
+    "records.stale": About(MetricKind.GAUGE, "{verdict}", "1 where nothing has come for longer than usual."),
+    "records.left_out": About(MetricKind.COUNTER, "{row}", "Rows left out for their event time, by reason."),
+    "prediction_id.duplicates": About(
+        MetricKind.COUNTER, "{row}", "Prediction ids that had come before, among those remembered."
+    ),
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."

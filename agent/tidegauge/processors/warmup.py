@@ -37,10 +37,10 @@ class WarmUp:
     def update(self, batch: Records) -> Records:
         """Take what is still needed of a batch; returns the rest, which belongs to the window."""
         taken = min(self._settings.reference_rows - self.rows, batch.items)
-        self._held.append(replace(batch, rows=batch.rows.slice(0, taken)))
+        self._held.append(replace(batch, content=batch.rows.slice(0, taken)))
         self.rows += taken
         self.nbytes += batch.nbytes
-        return replace(batch, rows=batch.rows.slice(taken))
+        return replace(batch, content=batch.rows.slice(taken))
 
     def capture(self) -> FirstRows:
         """The rows held, which nobody changes."""

@@ -11,14 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidegauge.batch import Records
+from tidegauge.batch import Content, Records
 from tidegauge.config import Drift as Settings
 from tidegauge.layout import Layout, Role
+from tidegauge.plain import Plain
 from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
 from tidegauge.processors.panes import Panes, PaneState
 from tidegauge.units import Duration
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+_PLANS = 64
+"""Layouts that are looked at between two calls of `unfit`."""
 
 _FARTHEST_S = 9.2e9
 """Unix seconds that still fit int64 nanoseconds (year 2261)."""
@@ -47,17 +51,18 @@ class Window:
         self.tables = tables
         self.lengths = lengths(settings)
         self._primary = settings.window
-        self.skipped: tuple[Skipped, ...] = ()
         self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
         self._arrived = 0
         self._plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()
+        self._met: dict[Plan, None] = {}  # since the last `unfit`, or before it
+        self._told = False
         self._updates = 0
         self._next: int | None = None  # the first pane that `closed` has not given
         # What `settle` is to fold, of one plan and for one pane.
-        self._waiting: list[pa.RecordBatch] = []
+        self._waiting: list[Content] = []
         self._where: tuple[Plan, Counts] | None = None
 
     def update(self, batch: Records) -> Mapping[str, int]:
@@ -68,12 +73,16 @@ class Window:
         """
         plan = self._plans.get(batch.layout)
         if plan is None:
-            plan = self._plans[batch.layout] = Plan(batch.layout, batch.rows.schema, self.tables)
-        self.skipped = tuple(plan.skipped)
+            plan = self._plans[batch.layout] = Plan(batch.layout, batch.content.schema, self.tables)
+        if self._told:
+            self._met, self._told = {}, False
+        if len(self._met) < _PLANS:
+            self._met[plan] = None
         self._updates += 1
         if plan.timestamp is None:
             return self._at_arrival(plan, batch)
-        rows, times = batch.rows, event_times(batch)
+        rows: Content = batch.content
+        times = event_times(batch)
         future = late = 0
         latest = batch.received_ns + self._future_ns
         if times.max() > latest:
@@ -88,6 +97,16 @@ class Window:
             self._place(plan, rows, times)
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
+
+    def unfit(self) -> tuple[tuple[Skipped, ...], frozenset[int]]:
+        """Columns that get no statistics in some batch, and places of those that are in none.
+
+        Of the batches since the last call, or the ones before it where there are none.
+        """
+        self._told = True
+        skipped = dict.fromkeys(one for plan in self._met for one in plan.skipped)
+        absent = [plan.absent for plan in self._met]
+        return tuple(skipped), frozenset.intersection(*absent) if absent else frozenset()
 
     def settle(self) -> None:
         """Fold what waits."""
@@ -104,7 +123,7 @@ class Window:
         assert self._watermark is not None
         pane = self._panes.place(time, time, self._watermark)
         assert pane is not None
-        self._put(plan, batch.rows, pane)
+        self._put(plan, batch.content, pane)
         return {}
 
     def _advance(self, newest: int, arrived: int) -> int:
@@ -119,16 +138,17 @@ class Window:
         # Lateness is judged by what was known before: a batch's own rows may come in any order.
         return oldest if known is None else max(oldest, known - self._lateness_ns)
 
-    def _place(self, plan: Plan, rows: pa.RecordBatch, times: npt.NDArray[np.int64]) -> None:
+    def _place(self, plan: Plan, rows: Content, times: npt.NDArray[np.int64]) -> None:
         assert self._watermark is not None
         pane = self._panes.place(int(times.min()), int(times.max()), self._watermark)
         if pane is not None:
             self._put(plan, rows, pane)
             return
+        rows = rows.rows if isinstance(rows, Plain) else rows
         for pane, mine in self._panes.places(times, self._watermark):
             self._put(plan, rows if mine is None else rows.filter(pa.array(mine)), pane)
 
-    def _put(self, plan: Plan, rows: pa.RecordBatch, pane: Counts) -> None:
+    def _put(self, plan: Plan, rows: Content, pane: Counts) -> None:
         if self._where != (plan, pane):
             self.settle()
             self._where = plan, pane
@@ -198,9 +218,10 @@ def lengths(settings: Settings) -> tuple[Duration, ...]:
 
 
 def _only(
-    rows: pa.RecordBatch, times: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
-) -> tuple[pa.RecordBatch, npt.NDArray[np.int64]]:
-    return rows.filter(pa.array(chosen)), times[chosen]
+    rows: Content, times: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
+) -> tuple[Content, npt.NDArray[np.int64]]:
+    whole = rows.rows if isinstance(rows, Plain) else rows
+    return whole.filter(pa.array(chosen)), times[chosen]
 
 
 def event_times(batch: Records) -> npt.NDArray[np.int64]:
@@ -213,7 +234,7 @@ def event_times(batch: Records) -> npt.NDArray[np.int64]:
     index = batch.layout.index(Role.TIMESTAMP)
     if index is None:
         return np.full(batch.items, batch.received_ns, np.int64)
-    column = batch.rows.column(index)
+    column = batch.content.column(index)
     if pa.types.is_float64(column.type):
         seconds = column.to_numpy(zero_copy_only=False)
         clipped = (np.clip(np.nan_to_num(seconds), -_FARTHEST_S, _FARTHEST_S) * 1e9).astype(np.int64)

@@ -7,13 +7,14 @@ import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 import grpc
 import pyarrow as pa
 
-from tidegauge.batch import Batch, Records, Signal
+from tidegauge.batch import Batch, Content, Records, Signal
 from tidegauge.config import RecordLimits
 from tidegauge.layout import LayoutError
 from tidegauge.receivers.outcome import RETRY_DELAY_S, RefusedError, Verdict
@@ -72,9 +73,14 @@ class Answer(NamedTuple):
 
     def encode(self) -> bytes:
         """As a serialized PutResult that holds it as JSON; what may be sent again says when."""
-        words = {name: value for name, value in self._asdict().items() if name != "retry"}
-        when = {"retry_after_s": RETRY_DELAY_S} if self.retry else {}
-        return put_result(json.dumps(words | when).encode())
+        return _encoded(self)
+
+
+@lru_cache(maxsize=256)
+def _encoded(answer: Answer) -> bytes:
+    words = {name: value for name, value in answer._asdict().items() if name != "retry"}
+    when = {"retry_after_s": RETRY_DELAY_S} if answer.retry else {}
+    return put_result(json.dumps(words | when).encode())
 
 
 class Refusal(NamedTuple):
@@ -158,14 +164,16 @@ class FlightReceiver:
         refusal = self._refusal(header, nbytes)
         if refusal is not None:
             return self._reject(header.rows, refusal, message)
+        content: Content | None = stream.plain(header, message)
         try:
-            rows = await self._read(stream, message, nbytes)
+            if content is None:
+                content = await self._read(stream, message, nbytes)
         except InvalidBatchError as error:
             return self._reject(header.rows, Refusal("invalid", str(error)), message)
         except asyncio.CancelledError:
             self._reject(header.rows, _ABANDONED, message)
             raise
-        batch = Records(RECEIVER, stream.identity, stream.layout, rows, time.time_ns(), nbytes)
+        batch = Records(RECEIVER, stream.identity, stream.layout, content, time.time_ns(), nbytes)
         if batch.items and not self._queue.offer(batch):
             return self._reject(batch.items, _QUEUE_FULL, message)
         self._telemetry.add("received", batch.items, receiver=RECEIVER, signal=Signal.RECORDS)

@@ -7,11 +7,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tidegauge.config import RecordLimits
 from tidegauge.identity import Identity
 from tidegauge.layout import Layout, LayoutError, layout_of, storage_type
+from tidegauge.plain import Plain, bit_widths, plain
 from tidegauge.wire.arrow import (
     SCHEMA,
     ArrowError,
@@ -19,6 +21,7 @@ from tidegauge.wire.arrow import (
     MessageHeader,
     check_schema,
     encapsulate,
+    is_little_endian,
     message_header,
 )
 
@@ -94,6 +97,16 @@ class RecordStream:
             )
         self._unread.append((header.dictionary, encapsulate(message.header, message.body)))
 
+    def plain(self, header: MessageHeader, message: FlightMessage) -> Plain | None:
+        """The batch of a message as it came, where the schema has numbers only.
+
+        None for another schema, and for a batch that contradicts it or itself: `read` says what is wrong.
+        """
+        its = self._schema
+        if its.widths is None or self._unread:
+            return None
+        return plain(message.body, its.arrow, its.widths, header.rows, header.nodes, header.buffers)
+
     def read(self, message: FlightMessage) -> pa.RecordBatch:
         """The record batch of a message, validated in full; its buffers are those of the message.
 
@@ -128,12 +141,17 @@ class RecordStream:
 
 
 class _Schema(NamedTuple):
-    """What a stream needs of its schema; `views` are the columns that hold views, or a dictionary of them."""
+    """What a stream needs of its schema.
+
+    `views` are the columns that hold views, or a dictionary of them; `widths` are those of `plain`.
+    """
 
     layout: Layout
     metadata: dict[bytes, bytes]
     views: tuple[int, ...]
     slow: bool
+    arrow: pa.Schema
+    widths: npt.NDArray[np.int64] | None
 
 
 @lru_cache(maxsize=64)
@@ -162,6 +180,8 @@ def _read_schema(header: bytes, limits: RecordLimits) -> _Schema:
         schema.metadata or {},
         tuple(index for index, kind in enumerate(schema.types) if _is_view(storage_type(kind))),
         not all(map(_is_fixed_width, schema.types)),
+        schema,
+        bit_widths(schema) if is_little_endian(flatbuffer) else None,
     )
 
 

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import carray, types
+from numba import types
 
-from tidegauge.stats.pointers import as_pointer
+from tidegauge.stats.pointers import peek
+from tidegauge.stats.spots import LENGTH, OFFSET, VALIDITY, VALUES
 
 CELLS = 1024
 """Cells of the grid: at 128 bins four in five values meet a cell without an edge."""
@@ -127,9 +128,8 @@ def bin_index(values: Any, edges: Any, table: Any, origin: Any, scale: Any, step
 
 @numba.njit(cache=True, nogil=True, _nrt=False)
 def _fold_column(
-    values: Any,
-    validity: Any,
-    offset: Any,
+    kind: Any,
+    spot: Any,
     edges: Any,
     table: Any,
     place: Any,
@@ -141,13 +141,12 @@ def _fold_column(
 ) -> None:
     second = 0.0
     origin, scale, lowest, highest, center = place[0], place[1], place[2], place[3], place[4]
-    for index in range(len(values)):
-        if len(validity) > 0:
-            bit = offset + index
-            if not (validity[bit >> 3] >> (bit & 7)) & 1:
-                tally[MISSING] += 1
-                continue
-        value = np.float64(values[index])
+    values, validity = spot[VALUES], spot[VALIDITY]
+    for index in range(spot[OFFSET], spot[OFFSET] + spot[LENGTH]):
+        if validity != 0 and not (peek(validity, index >> 3, np.uint8) >> (index & 7)) & 1:
+            tally[MISSING] += 1
+            continue
+        value = np.float64(peek(values, index, kind))
         if lowest <= value <= highest:
             # Within the reference's range, and so finite: the common case.
             found = _bin(value, edges, table, origin, scale, steps)
@@ -172,7 +171,7 @@ def _fold_column(
 
 @numba.njit(
     types.void(
-        types.Array(types.int64, 1, "C", readonly=True),
+        types.Array(types.int64, 3, "C", readonly=True),
         types.Array(types.int64, 2, "C", readonly=True),
         types.Array(types.float64, 2, "C", readonly=True),
         types.Array(types.uint16, 2, "C", readonly=True),
@@ -186,7 +185,7 @@ def _fold_column(
     nogil=True,
 )
 def fold(
-    batches: Any,
+    spots: Any,
     columns: Any,
     edges: Any,
     tables: Any,
@@ -201,9 +200,9 @@ def fold(
     The sums are those of one call per batch, to the bit.
 
     Args:
-        batches: int64[n], the address of each batch's `ArrowArray` struct (Arrow C data interface), whose
-            children are the columns. The caller keeps them alive and has validated them.
-        columns: int64[k, 4]: child's index, feature's row in the arrays below, value type's code,
+        spots: int64[n, batch's columns, 4] as `stats.spots` makes them. The caller keeps alive what they
+            lie in.
+        columns: int64[k, 4]: the batch's column, feature's row in the arrays below, value type's code,
             and the steps of the feature's grid.
         edges: float64[features, most], rows as a Grid has them, the rest infinite.
         tables: uint16[features, CELLS] from `grid`.
@@ -216,33 +215,21 @@ def fold(
     """
     # Column by column, so that a small batch finds the column's grid in the cache.
     for number in range(len(columns)):
-        feature, code, steps = columns[number, 1], columns[number, 2], columns[number, 3]
+        column, feature = columns[number, 0], columns[number, 1]
+        code, steps = columns[number, 2], columns[number, 3]
         row, table, place = edges[feature], tables[feature], places[feature]
         count, total, tally = counts[feature], sums[feature], tallies[feature]
         square = squares[feature]
-        for which in range(len(batches)):
-            # struct ArrowArray: length, null_count, offset, n_buffers, n_children, buffers, children, ...
-            base = carray(as_pointer(batches[which]), 7, np.int64)
-            children = carray(as_pointer(base[6]), base[4], np.int64)
-            array = carray(as_pointer(children[columns[number, 0]]), 7, np.int64)
-            length, nulls, offset = array[0], array[1], array[2]
-            if length == 0:
-                continue
-            buffers = carray(as_pointer(array[5]), 2, np.int64)
-            bits = 0 if nulls == 0 or buffers[0] == 0 else (offset + length + 7) >> 3
-            validity = carray(as_pointer(buffers[0]), bits, np.uint8)
+        for batch in range(len(spots)):
+            spot = spots[batch, column]
             if code == FLOAT64:
-                doubles = carray(as_pointer(buffers[1] + 8 * offset), length, np.float64)
-                _fold_column(doubles, validity, offset, row, table, place, steps, count, total, square, tally)
+                _fold_column(np.float64, spot, row, table, place, steps, count, total, square, tally)
             elif code == FLOAT32:
-                floats = carray(as_pointer(buffers[1] + 4 * offset), length, np.float32)
-                _fold_column(floats, validity, offset, row, table, place, steps, count, total, square, tally)
+                _fold_column(np.float32, spot, row, table, place, steps, count, total, square, tally)
             elif code == INT64:
-                longs = carray(as_pointer(buffers[1] + 8 * offset), length, np.int64)
-                _fold_column(longs, validity, offset, row, table, place, steps, count, total, square, tally)
+                _fold_column(np.int64, spot, row, table, place, steps, count, total, square, tally)
             else:
-                ints = carray(as_pointer(buffers[1] + 4 * offset), length, np.int32)
-                _fold_column(ints, validity, offset, row, table, place, steps, count, total, square, tally)
+                _fold_column(np.int32, spot, row, table, place, steps, count, total, square, tally)
 
 
 def quantile_edges(

@@ -49,14 +49,23 @@ class FlightMessage(NamedTuple):
     body: memoryview
 
 
+_NONE = np.empty(0, np.uint64)
+
+
 class MessageHeader(NamedTuple):
-    """What a message's FlatBuffer says of it; `rows` and what follows is not said of a schema."""
+    """What a message's FlatBuffer says of it; `rows` and what follows is not said of a schema.
+
+    `nodes` are length and nulls of each column, `buffers` offset and length of each buffer, one after
+    the other (Message.fbs, FieldNode and Buffer).
+    """
 
     kind: int
     rows: int = 0
     compressed: bool = False
     dictionary: int = 0
     delta: bool = False
+    nodes: npt.NDArray[np.uint64] = _NONE
+    buffers: npt.NDArray[np.uint64] = _NONE
 
 
 def flight_message(raw: bytes) -> FlightMessage:
@@ -126,13 +135,20 @@ def message_header(message: FlightMessage) -> MessageHeader:
         batch = header.table(1) if kind == DICTIONARY else header
         if batch is None:
             raise ArrowError("a dictionary message without values")
-        _check_buffers(batch, body_length)
-        said = MessageHeader(kind, batch.long(0), batch.table(3) is not None)
+        buffers = batch.pairs(2)
+        _check_buffers(buffers, body_length)
+        rows, compressed = batch.long(0), batch.table(3) is not None
         if kind == DICTIONARY:
-            said = said._replace(dictionary=header.long(0), delta=header.byte(2) != 0)
-        return said
+            return MessageHeader(kind, rows, compressed, header.long(0), header.byte(2) != 0)
+        return MessageHeader(kind, rows, compressed, nodes=batch.pairs(1), buffers=buffers)
     except (struct.error, IndexError) as error:
         raise ArrowError("not an Arrow message header") from error
+
+
+def is_little_endian(flatbuffer: memoryview) -> bool:
+    """Whether a schema that has passed `check_schema` says so (Schema.fbs, Endianness)."""
+    schema = _Table(flatbuffer, _unsigned(flatbuffer, 0)).table(2)
+    return schema is None or schema.byte(0) == 0
 
 
 def check_schema(flatbuffer: memoryview, most: int) -> None:
@@ -173,10 +189,10 @@ def _metadata_bytes(table: _Table, slot: int, most: int) -> int:
     return size
 
 
-def _check_buffers(batch: _Table, body_length: int) -> None:
+def _check_buffers(buffers: npt.NDArray[np.uint64], body_length: int) -> None:
     """Refuse buffers that share bytes, for then the work is more than the bytes sent."""
     # Unsigned, so that a negative length is a huge one; as doubles, so that the sum cannot wrap.
-    if batch.pairs(2)[1::2].sum(dtype=np.float64) > body_length:
+    if buffers[1::2].sum(dtype=np.float64) > body_length:
         raise ArrowError(f"buffers reach outside the body of {body_length} bytes, or share parts of it")
 
 

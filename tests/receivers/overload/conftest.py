@@ -189,7 +189,7 @@ async def _silence(address: str, count: int) -> AsyncIterator[None]:
     finally:
         for writer in writers:
             writer.transport.abort()
-        await asyncio.sleep(0)
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 @pytest.fixture(scope="session")

@@ -186,19 +186,22 @@ def test_a_record_batch_over_the_limit_is_counted(agent_type: Any, arrow: Any) -
 def test_one_connection_too_many_is_closed(grpc_agent: Any, trace_request: Any, silence: Any) -> None:
     async def main() -> None:
         async with grpc_agent(max_connections=20) as running:
-            async with silence(running.address, 19):
+            async with silence(running.address, 18):
                 await export(running.address, trace_request(1))
                 # The exporter's own connection may still be there, or be gone: one more fits, or two.
                 ends = [await asyncio.open_connection(*running.address.split(":")) for _ in range(5)]
                 reads = [asyncio.ensure_future(reader.read()) for reader, _ in ends]
-                async with asyncio.timeout(20):
-                    while sum(read.done() for read in reads) < 3:
-                        await asyncio.sleep(0.01)
-                assert not all(read.done() for read in reads)
-                for read, (_, writer) in zip(reads, ends, strict=True):
-                    read.cancel()
-                    writer.close()
-                await asyncio.gather(*reads, return_exceptions=True)
+                try:
+                    async with asyncio.timeout(20):
+                        while sum(read.done() for read in reads) < 3:
+                            await asyncio.sleep(0.01)
+                    assert not all(read.done() for read in reads)
+                finally:
+                    for read, (_, writer) in zip(reads, ends, strict=True):
+                        read.cancel()
+                        writer.close()
+                    closed = (writer.wait_closed() for _, writer in ends)
+                    await asyncio.gather(*reads, *closed, return_exceptions=True)
             await asyncio.sleep(0.2)
             await export(running.address, trace_request(1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import zlib
@@ -28,7 +29,8 @@ async def exchange(address: str, *pieces: bytes, pause_s: float = 0.0) -> bytes:
         return b""
     finally:
         writer.transport.abort()
-        await asyncio.sleep(0)
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def post(body: bytes, *headers: str) -> bytes:
