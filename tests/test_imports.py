@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
     )
     | {"layout", "plain", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
-    frozenset({"profile", "reference", "shelf", "statefile"}),
+    frozenset({"profile", "reference", "sample", "shelf", "statefile"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
     frozenset({"app", "footprint", "backtest"}),
     frozenset({"cli"}),

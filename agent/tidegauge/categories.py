@@ -47,3 +47,17 @@ def count(column: Column, known: Column) -> tuple[npt.NDArray[np.int64], int]:
     totals = np.zeros(len(known) + 1, np.int64)
     np.add.at(totals, codes, counts)
     return totals, missing
+
+
+def texts(column: Column) -> Column:
+    """The values as text: string[rows]."""
+    if pa.types.is_dictionary(column.type):
+        return pc.cast(column.dictionary, pa.string()).take(column.indices)
+    return pc.cast(column, pa.string())
+
+
+def codes(texts: Column, known: Column) -> npt.NDArray[np.float32]:
+    """The place of each text among the k known ones, k for others, NaN for nulls: float32[rows]."""
+    found: Column = pc.index_in(texts, value_set=known)
+    places = found.fill_null(len(known)).to_numpy(zero_copy_only=False).astype(np.float32)
+    return np.where(texts.is_valid().to_numpy(zero_copy_only=False), places, np.float32(np.nan))

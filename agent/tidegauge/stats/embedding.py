@@ -159,7 +159,7 @@ def compare(
 def _p_value(scaled: float, null: SquaredNull) -> float:
     if null.degrees <= 0:  # a constant in the reference: without drift there is no difference at all
         return 1.0 if scaled <= 0 else 0.0
-    return squared_p_value(scaled, null.mean, null.slope, null.degrees)
+    return float(squared_p_value(scaled, null.mean, null.slope, null.degrees))
 
 
 def _moved(

@@ -76,9 +76,7 @@ class Frequencies:
         scratch = np.empty(self.padded * LANES, np.float32)
         scale = np.float32(1.0 / (2.0 * math.pi * bandwidth * self.padded))
         most = np.float32(_FAR * bandwidth)
-        return int(
-            _fold(rows, rows.view(np.uint32), center, self.signs, scale, most, scratch, moments, sums)
-        )
+        return int(_fold(rows, rows.view(np.uint32), center, self.signs, scale, most, scratch, moments, sums))
 
     def map(
         self, rows: npt.NDArray[np.float32], center: npt.NDArray[np.float32], bandwidth: float
