@@ -178,6 +178,18 @@ class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
 
+class Multivariate(Settings, frozen=True, kw_only=True):
+    """What is told of several columns together, and of embeddings."""
+
+    sample_rows: Annotated[int, msgspec.Meta(ge=100, le=10_000)] = 1_000
+    interval: Duration = Duration("1m")
+    auc_threshold: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] = 0.6
+    correlation: Fraction = 0.7
+    outliers: bool = False
+    max_embeddings: Positive = 8
+    mmd_threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.1
+
+
 class Drift(Settings, frozen=True, kw_only=True):
     window: Duration = Duration("1h")
     other_windows: tuple[Duration, ...] = ()
@@ -198,6 +210,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     max_features: Positive = 1_000
     max_categories: Positive = 100
     checkpoint_interval: Duration = Duration("1m")
+    multivariate: Multivariate = Multivariate()
 
 
 class Reference(Settings, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from tidegauge import categories
 from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.plain import Plain
+from tidegauge.processors.vectors import Frame, frames
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
@@ -39,6 +40,7 @@ class Tables:
     def __init__(self, reference: Reference) -> None:
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
+        self.frames = frames(reference.embeddings)
         self.known = tuple(pa.array(p.categories, pa.string()) for p in self.categorical)
         self.most_categories = max((len(profile.counts) for profile in self.categorical), default=1)
         grids = [bins.grid(profile.edges) for profile in self.numeric]
@@ -89,6 +91,7 @@ class Counts:
         self.tallies = np.zeros((features, bins.TALLIES), np.int64)
         self.categories = np.zeros((len(tables.known), tables.most_categories), np.int64)
         self.missing = np.zeros(len(tables.known), np.int64)
+        self.vectors = np.zeros(tables.frames[-1].end if tables.frames else 0)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What it is made of, by name."""
@@ -117,11 +120,12 @@ class Counts:
         self.tallies += other.tallies
         self.categories += other.categories
         self.missing += other.missing
+        self.vectors += other.vectors
         return self
 
 
 class Skipped(NamedTuple):
-    """A column that gets no statistics, and why: `no_reference`, `type_changed` or `embedding`."""
+    """A column that gets no statistics, and why: `no_reference` or `type_changed`."""
 
     name: str
     role: Role
@@ -140,6 +144,8 @@ class Plan:
         self.skipped: list[Skipped] = []
         self._casts: list[int] = []
         self._texts: list[tuple[int, int]] = []
+        self._vectors: list[tuple[int, Frame]] = []
+        embedded = {frame.embedding.name: frame for frame in tables.frames}
         numeric = {profile.name: row for row, profile in enumerate(tables.numeric)}
         categorical = {profile.name: row for row, profile in enumerate(tables.categorical)}
         columns = []
@@ -157,14 +163,20 @@ class Plan:
                     self._casts.append(index)
                     code = bins.FLOAT64
                 columns.append((index, row, code, tables.steps[row]))
+            elif (
+                name in embedded
+                and kind is Kind.EMBEDDING
+                and _fits(schema.field(index).type, embedded[name])
+            ):
+                self._vectors.append((index, embedded[name]))
             else:
-                self.skipped.append(
-                    Skipped(name, role, _reason(name in numeric or name in categorical, kind))
-                )
+                known = name in numeric or name in categorical or name in embedded
+                self.skipped.append(Skipped(name, role, "type_changed" if known else "no_reference"))
         self._columns = np.array(columns, np.int64).reshape(len(columns), 4)
         here = set(layout.names)
         self._absent = [row for name, row in numeric.items() if name not in here]
         self._absent_texts = [row for name, row in categorical.items() if name not in here]
+        self._absent_vectors = [frame for name, frame in embedded.items() if name not in here]
         self.absent = frozenset(
             place for place, profile in enumerate(tables.profiles) if profile.name not in here
         )
@@ -178,13 +190,17 @@ class Plan:
             counts.tallies[self._absent, bins.MISSING] += content.num_rows
         if self._absent_texts:
             counts.missing[self._absent_texts] += content.num_rows
-        if not self._texts and not self._casts:
+        for frame in self._absent_vectors:
+            frame.miss(content.num_rows, counts.vectors)
+        if not self._texts and not self._casts and not self._vectors:
             return content
         rows = content.rows if isinstance(content, Plain) else content
         for index, row in self._texts:
             found, missing = categories.count(rows.column(index), self._tables.known[row])
             counts.categories[row, : len(found)] += found
             counts.missing[row] += missing
+        for index, frame in self._vectors:
+            frame.fold(rows.column(index), counts.vectors)
         for index in self._casts:
             doubles: Any = pc.cast(rows.column(index), pa.float64(), safe=False)
             rows = rows.set_column(index, rows.schema.names[index], doubles)
@@ -225,10 +241,8 @@ def _countable(kind: pa.DataType, folded: Kind) -> bool:
     return folded is Kind.CATEGORICAL or pa.types.is_integer(kind)
 
 
-def _reason(known: bool, kind: Kind) -> str:
-    if kind is Kind.EMBEDDING:
-        return "embedding"
-    return "type_changed" if known else "no_reference"
+def _fits(kind: Any, frame: Frame) -> bool:
+    return bool(kind.list_size == frame.width)
 
 
 _NONE = np.empty(0)

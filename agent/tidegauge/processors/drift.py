@@ -18,6 +18,7 @@ from tidegauge.metric import Histogram, Metric, Number, attributes
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
+from tidegauge.processors.embeddings import report_embeddings
 from tidegauge.processors.evidence import Evidence
 from tidegauge.processors.quality import inspect, missing_columns, summarise
 from tidegauge.processors.report import METRICS, Labels, Points, alarm, describe, family, lifetime, report
@@ -208,6 +209,10 @@ class Drift:
                 len(reference.profiles),
             )
             reference = replace(reference, profiles=reference.profiles[:limit])
+        if len(reference.embeddings) > self._settings.multivariate.max_embeddings:
+            limit = self._settings.multivariate.max_embeddings
+            log.warning("%s %s: only the first %d embeddings are watched", *model, limit)
+            reference = replace(reference, embeddings=reference.embeddings[:limit])
         self._references[model] = reference
         self._tables[model] = Tables(reference)
         self._described[model] = {}
@@ -266,6 +271,7 @@ class Drift:
                 if self._alarms[identity].ready:
                     alarm(labels, self._alarms[identity], identity, points)
             report(labels, Evidence(window.tables, counts, self._settings), points)
+            report_embeddings(identity, window.tables.frames, counts, text, self._settings, points)
         for column in tallies(window.tables, window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(self._lifetime(identity, column))
