@@ -49,6 +49,7 @@ HOMES = {
     "rich": {"cli"},
     "dask": {"cli"},
     "matplotlib": {"backtest"},
+    "sklearn": {"processors"},
     "yaml": {"config_file"},
 }
 """Third parties that have a home, and what may import them."""

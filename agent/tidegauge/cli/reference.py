@@ -45,9 +45,8 @@ def build_reference(
         made.save(output)
     except ProfileError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(
-        f"{output}: {made.rows} rows, {len(made.profiles) + len(made.embeddings)} columns of {model} {version}".rstrip()
-    )
+    columns = len(made.profiles) + len(made.embeddings)
+    click.echo(f"{output}: {made.rows} rows, {columns} columns of {model} {version}".rstrip())
     if not keys and (name := sources.untold_key(found)):
         click.echo(f"Hint: folders are called {name}=…; --partitions makes that a column too", err=True)
 

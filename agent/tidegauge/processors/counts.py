@@ -26,7 +26,7 @@ _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
 _array_address.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
-_CODES: dict[pa.DataType, int] = {
+CODES: dict[pa.DataType, int] = {
     pa.float64(): bins.FLOAT64,
     pa.float32(): bins.FLOAT32,
     pa.int64(): bins.INT64,
@@ -154,11 +154,11 @@ class Plan:
         ):
             if role not in FOLDED:
                 continue
-            if name in categorical and _countable(schema.field(index).type, kind):
+            if name in categorical and countable(schema.field(index).type, kind):
                 self._texts.append((index, categorical[name]))
             elif name in numeric and kind is Kind.NUMERIC:
                 row = numeric[name]
-                code = _CODES.get(schema.field(index).type)
+                code = CODES.get(schema.field(index).type)
                 if code is None:
                     self._casts.append(index)
                     code = bins.FLOAT64
@@ -212,7 +212,7 @@ class Plan:
             return
         tables = self._tables
         # What is exported is released with its capsule: they must outlive the kernel.
-        located = [_locate(one) for one in prepared]
+        located = [spots_of(one) for one in prepared]
         bins.fold(
             np.array([spots for spots, _ in located]),
             self._columns,
@@ -227,7 +227,7 @@ class Plan:
         del located
 
 
-def _locate(content: Any) -> tuple[npt.NDArray[np.int64], object]:
+def spots_of(content: Any) -> tuple[npt.NDArray[np.int64], object]:
     """Where the columns lie, int64[columns, 4], and what keeps them there."""
     if isinstance(content, Plain):
         return content.spots, content
@@ -237,7 +237,7 @@ def _locate(content: Any) -> tuple[npt.NDArray[np.int64], object]:
     return spots, capsule
 
 
-def _countable(kind: pa.DataType, folded: Kind) -> bool:
+def countable(kind: pa.DataType, folded: Kind) -> bool:
     return folded is Kind.CATEGORICAL or pa.types.is_integer(kind)
 
 

@@ -20,6 +20,7 @@ from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
 from tidegauge.processors.embeddings import report_embeddings
 from tidegauge.processors.evidence import Evidence
+from tidegauge.processors.joint import Joint
 from tidegauge.processors.quality import inspect, missing_columns, summarise
 from tidegauge.processors.report import METRICS, Labels, Points, alarm, describe, family, lifetime, report
 from tidegauge.processors.stream import Stream
@@ -55,6 +56,7 @@ class Drift:
         self._windows: dict[Identity, Window] = {}
         self._alarms: dict[Identity, Alarms] = {}
         self._streams: dict[Identity, Stream] = {}
+        self._joint = Joint(settings)
         self._labels: dict[Identity, dict[str, list[Labels]]] = {}
         self._known: dict[Identity, tuple[tuple[int, int], Points]] = {}
         self._on_reference = on_reference
@@ -117,6 +119,7 @@ class Drift:
     def collect(self, now_ns: int) -> tuple[Metric, ...]:
         """Statistics of every window, counts on both sides and the references' own rows."""
         points: Points = defaultdict(list)
+        self._joint.turn(now_ns)
         for identity, window in self._windows.items():
             stamp = window.stamp(now_ns)
             known = self._known.get(identity)
@@ -125,6 +128,7 @@ class Drift:
             for name, more in known[1].items():
                 points[name].extend(more)
             self._streams[identity].report(identity, now_ns, points)
+            self._joint.report(identity, points)
         self._collect_references(points)
         return tuple(
             Metric(name, about.kind, about.unit, about.description, tuple(points[name]), self._start_ns)
@@ -227,6 +231,7 @@ class Drift:
             self._open(batch.identity, window)
         left_out = window.update(batch)
         self._streams[batch.identity].update(batch, left_out)
+        self._joint.update(batch)
         for pane in window.closed():
             self._alarms[batch.identity].look(pane)
         return left_out
@@ -235,6 +240,7 @@ class Drift:
         self._windows[identity] = window
         self._alarms[identity] = Alarms(window.tables, self._settings)
         self._streams[identity] = Stream(self._settings)
+        self._joint.open(identity, window.tables)
 
     def _label(self, identity: Identity, window: Window) -> dict[str, list[Labels]]:
         """By window: "" for `drift.window`, whose points carry no label of it. Made when first wanted: for
@@ -270,7 +276,10 @@ class Drift:
                 self._look(identity, window, labels, counts, points)
                 if self._alarms[identity].ready:
                     alarm(labels, self._alarms[identity], identity, points)
-            report(labels, Evidence(window.tables, counts, self._settings), points)
+            evidence = Evidence(window.tables, counts, self._settings)
+            report(labels, evidence, points)
+            if not text:
+                self._joint.note(identity, evidence.drifted.tolist())
             report_embeddings(identity, window.tables.frames, counts, text, self._settings, points)
         for column in tallies(window.tables, window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
