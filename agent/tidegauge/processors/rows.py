@@ -22,6 +22,9 @@ from tidegauge.processors.counts import CODES, Tables, countable, spots_of
 from tidegauge.processors.window import event_times
 from tidegauge.stats.gather import gather
 
+_TOGETHER = 4
+"""A quarter of a pane's rows are joined at once."""
+
 MOST_BYTES = 2 << 20
 """Memory of a window's sample, whatever `drift.multivariate.sample_rows`: 2600 rows of 100 columns."""
 
@@ -59,15 +62,20 @@ class Rows:
             count = batch.items if rows is None else len(rows)
             chosen, priorities = pane.draw(count, self._most, self._random)
             if len(chosen):
-                pane.add(self._encode(batch, chosen if rows is None else rows[chosen]), priorities)
-                pane.trim(self._most)
-                while sum(len(one.priorities) for one in self._held.values()) > 2 * self._most:
-                    fullest = max(self._held.values(), key=lambda one: len(one.priorities))
-                    fullest.trim(len(fullest.priorities) // 2)
+                encoded = self._encode(batch, chosen if rows is None else rows[chosen])
+                # To join one batch's few rows copies all of them: it waits for some more.
+                if pane.add(encoded, priorities) > self._most // _TOGETHER:
+                    pane.trim(self._most)
+                    self._fit()
         if len(self._held) > self._panes:
             newest = max(self._held)
             for number in [number for number in self._held if number <= newest - self._panes]:
                 del self._held[number]
+
+    def _fit(self) -> None:
+        while sum(len(one.priorities) for one in self._held.values()) > 2 * self._most:
+            fullest = max(self._held.values(), key=lambda one: len(one.priorities))
+            fullest.trim(len(fullest.priorities) // 2)
 
     def sample(self) -> npt.NDArray[np.float32]:
         """The rows, in no order: float32[at most `sample_rows`, columns]."""
@@ -75,6 +83,9 @@ class Rows:
             return np.empty((0, len(self._tables.profiles)), np.float32)
         newest = max(self._held)
         held = [pane for number, pane in self._held.items() if number > newest - self._panes]
+        for pane in held:
+            pane.trim(self._most)
+        self._fit()
         below = min(pane.below for pane in held)
         priorities = np.concatenate([pane.priorities for pane in held])
         rows = np.concatenate([pane.rows for pane in held])
@@ -111,6 +122,8 @@ class _Pane:
         self.below = 1.0
         self.priorities = np.empty(0)
         self.rows = np.empty((0, columns), np.float32)
+        self._new: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]] = []
+        self._news = 0
 
     def draw(
         self, count: int, most: int, random: np.random.Generator
@@ -126,11 +139,19 @@ class _Pane:
         chosen = random.choice(count, len(priorities), replace=False, shuffle=False)
         return chosen.astype(np.int64), priorities
 
-    def add(self, rows: npt.NDArray[np.float32], priorities: npt.NDArray[np.float64]) -> None:
-        self.priorities = np.concatenate([self.priorities, priorities])
-        self.rows = np.concatenate([self.rows, rows])
+    def add(self, rows: npt.NDArray[np.float32], priorities: npt.NDArray[np.float64]) -> int:
+        """Add rows; returns how many wait to be joined with the others."""
+        self._new.append((rows, priorities))
+        self._news += len(rows)
+        return self._news
 
     def trim(self, most: int) -> None:
+        """Join what was added, and keep the `most` rows of least priority."""
+        if self._new:
+            rows, priorities = zip(*self._new, strict=True)
+            self.rows = np.concatenate([self.rows, *rows])
+            self.priorities = np.concatenate([self.priorities, *priorities])
+            self._new, self._news = [], 0
         if len(self.priorities) > most:
             self.below = min(self.below, float(np.partition(self.priorities, most)[most]))
         if len(self.priorities) and self.priorities.max() >= self.below:
