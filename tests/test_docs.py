@@ -21,6 +21,7 @@ from tidegauge.cli.root import commands
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.forward import Forwarder
 from tidegauge.exporters.naming import metric_name
+from tidegauge.health import health
 from tidegauge.metric import Kind
 from tidegauge.pipeline import Pipeline
 from tidegauge.processors.latency import Latency
@@ -44,6 +45,7 @@ SUFFIXES = ("_bucket", "_count", "_sum")
 # Labels and columns that look like metrics.
 NO_METRICS = {f"hw_{name}" for name in ("id", "name", "type", "vendor", "state", "driver_version")}
 NO_METRICS |= {"hw_gpu_task", "hw_gpu_clock_domain", "prediction_id"}
+NO_METRICS |= {"feature_drift", "prediction_drift"}  # signals
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -94,6 +96,7 @@ def exported() -> dict[str, str]:
 def metrics() -> list[tuple[str, str, Kind]]:
     """Name, unit and kind of each of them."""
     found = [(name, about.unit, about.kind) for name, about in METRICS.items()]
+    found += [(name, unit, Kind.GAUGE) for name, (unit, _) in health.METRICS.items()]
     found += [(name, family.unit, family.kind) for name, family in FAMILIES.items()]
     folded = (
         Latency(config.Latency()),

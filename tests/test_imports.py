@@ -17,9 +17,21 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
     )
-    | {"layout", "plain", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
+    | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
+    | {"disk_thread"},
     frozenset({"profile", "reference", "sample", "shelf", "statefile"}),
-    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
+    frozenset(
+        {
+            "receivers",
+            "scrapers",
+            "processors",
+            "exporters",
+            "pipeline",
+            "publisher",
+            "checkpointer",
+            "health",
+        }
+    ),
     frozenset({"app", "footprint", "backtest"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

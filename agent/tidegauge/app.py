@@ -17,6 +17,7 @@ from tidegauge.exporters.fanout import Fanout
 from tidegauge.exporters.forward import DEFAULT, Forwarder
 from tidegauge.exporters.otlp import OtlpPush
 from tidegauge.exporters.pages import Pages
+from tidegauge.health.health import Health
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
 from tidegauge.processors.checkpoint import DriftState
@@ -96,6 +97,8 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
         await stack.enter_async_context(pipeline)
         if config.scrapers.nvml.enabled:
             await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
+        if config.health.enabled:
+            await stack.enter_async_context(Health(config.health, snapshots))
         otlp = OtlpReceiver(
             pipeline, telemetry, config.identity, fanout.offer, config.latency.timings, fanout.keeps_up
         )

@@ -181,13 +181,29 @@ class Logs(Settings, frozen=True, kw_only=True):
 class Multivariate(Settings, frozen=True, kw_only=True):
     """What is told of several columns together, and of embeddings."""
 
-    sample_rows: Annotated[int, msgspec.Meta(ge=100, le=10_000)] = 1_000
+    sample_rows: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 1_000
     interval: Duration = Duration("1m")
     auc_threshold: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] = 0.6
     correlation: Fraction = 0.7
     outliers: bool = False
     max_embeddings: Positive = 8
     mmd_threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.1
+
+
+class Health(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    step: Duration = Duration("15s")
+    window: Duration = Duration("1h")
+    max_lag: Duration = Duration("5m")
+    max_models: Positive = 20
+
+
+class Detector(enum.StrEnum):
+    ADWIN = "adwin"
+    PAGE_HINKLEY = "page_hinkley"
+    DDM = "ddm"
+    EDDM = "eddm"
+    HDDM_A = "hddm_a"
 
 
 class Drift(Settings, frozen=True, kw_only=True):
@@ -205,6 +221,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     false_alarm_interval: Duration = Duration("30d")
     quality_margin: Fraction = 0.01
     stale_after: Duration = Duration("1m")
+    detectors: tuple[Detector, ...] = (Detector.ADWIN,)
     remembered_ids: Annotated[int, msgspec.Meta(ge=0)] = 65_536
     max_identities: Positive = 100
     max_features: Positive = 1_000
@@ -236,6 +253,7 @@ class Config(Settings, frozen=True, kw_only=True):
     stages: Stages = Stages()
     logs: Logs = Logs()
     drift: Drift = Drift()
+    health: Health = Health()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}
     state_dir: str | None = None

@@ -158,6 +158,12 @@ def _contradictions(config: Config) -> list[Problem]:
         problems.append(
             Problem("drift.allowed_lateness", "is longer than drift.window", "such rows have left the window")
         )
+    health = config.health
+    if health.step and health.window and not 20 <= health.window / health.step <= 5760:
+        message = f"has {health.window / health.step:.0f} steps (health.step)"
+        problems.append(Problem("health.window", message, "20 to 5760 of them, for instance 1h of 15s"))
+    if health.max_lag > health.window / 2:
+        problems.append(Problem("health.max_lag", "is longer than half of health.window"))
     names = [(reference.model, reference.version) for reference in config.references]
     for index, name in enumerate(names):
         if name in names[:index]:

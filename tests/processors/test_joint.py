@@ -50,7 +50,7 @@ def table(rows, seed, correlation=0.9, shift=0.0):
 def values(drift, name):
     """By attributes besides the identity; of a second look, when what the first one began is done."""
     drift.collect(NOW)
-    drift._joint.wait()
+    drift.turns.wait()
     return {
         " ".join(value for key, value in point.attributes if key not in ME._fields): point.value
         for metric in drift.collect(NOW)
@@ -149,7 +149,7 @@ def test_an_evaluation_waits_for_its_interval_and_for_rows():
     assert values(drift, "model.drift.statistic") == before
     later = NOW + 61 * 10**9
     drift.collect(later)
-    drift._joint.wait()
+    drift.turns.wait()
     assert values(drift, "model.drift.statistic")["domain_auc"] > before["domain_auc"] + 0.1
 
 

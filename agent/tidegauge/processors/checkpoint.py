@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from tidegauge.identity import Identity
 from tidegauge.processors.alarms import AlarmState, Recent
+from tidegauge.processors.changes import Found, Key
 from tidegauge.processors.counts import Counts, Tables
 from tidegauge.processors.panes import PaneState
 from tidegauge.processors.stream import StreamState
@@ -27,6 +28,14 @@ from tidegauge.statefile import StateError
 _KIND, _WINDOW, _FIRST_ROWS = b"tidegauge.state", b"window", b"first_rows"
 _FRAME_BYTES = 4 << 20
 """First rows that go into a frame: it is made in memory."""
+
+_DETECTOR = pa.struct(
+    [
+        *((name, pa.string()) for name in Key._fields),
+        ("time_ns", pa.int64()),
+        ("state", pa.list_(pa.float64())),
+    ]
+)
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
@@ -41,6 +50,7 @@ class IdentityState(NamedTuple):
     window: WindowState
     alarms: AlarmState
     stream: StreamState
+    changes: dict[Key, Found]
 
 
 class FirstRows(NamedTuple):
@@ -123,7 +133,9 @@ def _identity_frame(state: IdentityState) -> bytes:
         "first_ns": pa.array([state.stream.first_ns]),
         "last_ns": pa.array([state.stream.last_ns]),
         "pauses": pa.array([list(state.stream.pauses)], pa.list_(pa.int64())),
+        "changes": pa.array([[_detector(*one) for one in state.changes.items()]], pa.list_(_DETECTOR)),
         "log_r": pa.array([alarms.log_r]),
+        "alarming": pa.array([alarms.alarming.tolist()], pa.list_(pa.bool_())),
         "panes": _list({"level": pa.array(levels), "number": pa.array(numbers), **panes}),
         "recent": _list(recent),
     }
@@ -141,7 +153,8 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
     if row["reference"].as_py() != fingerprint(tables):
         raise StateError(f"{who} has another reference now")
     log_r = row["log_r"].values.to_numpy()
-    if len(log_r) != len(tables.profiles):
+    alarming = np.array(row["alarming"].as_py(), bool)
+    if len(log_r) != len(tables.profiles) or len(alarming) != len(log_r):
         raise StateError(f"{who} has another number of columns")
     empty, table = Counts(tables).arrays(), row["panes"].values
     places = zip(table.field("level").to_pylist(), table.field("number").to_pylist(), strict=True)
@@ -158,9 +171,23 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
             row["arrived_ns"].as_py(),
             row["next_pane"].as_py(),
         ),
-        AlarmState(log_r.copy(), tuple(Recent(**arrays) for arrays in recent)),
+        AlarmState(log_r.copy(), alarming, tuple(Recent(**arrays) for arrays in recent)),
         StreamState(row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py())),
+        _changes(row["changes"].values),
     )
+
+
+def _detector(key: Key, found: Found) -> dict[str, Any]:
+    return {**key._asdict(), "time_ns": found.time_ns, "state": found.state}
+
+
+def _changes(detectors: Any) -> dict[Key, Found]:
+    return {
+        Key(*(one[name].as_py() for name in Key._fields)): Found(
+            one["state"].values.to_numpy().copy(), one["time_ns"].as_py()
+        )
+        for one in detectors
+    }
 
 
 def _columns(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,7 @@ NO_SAMPLE = "no_sample"
 """The reason where a reference has no sample of rows, or too small a one."""
 
 Pairs = npt.NDArray[np.int64]
+Rows32 = npt.NDArray[np.float32]
 _NO_PAIRS: Pairs = np.empty((0, 2), np.int64)
 
 
@@ -53,98 +56,60 @@ class Frame(NamedTuple):
 
 
 class Joint:
-    """One sample of rows for each identity, and what was found in it last.
+    """A sample of the rows of one identity, and what was found when it was last judged."""
 
-    `turn` starts one evaluation at a time, of the identity that has waited longest, on a thread of its
-    own: it takes tenths of a second, and the folding of batches must not wait for it.
-    """
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, identity: Identity, tables: Tables, settings: Settings) -> None:
+        self._identity = identity
+        self._tables = tables
         self._settings = settings
-        self._rows: dict[Identity, Rows] = {}
-        self._frames: dict[Identity, Frame] = {}
-        self._forests: dict[Tables, Forest] = {}
-        self._tables: dict[Identity, Tables] = {}
-        self._found: dict[Identity, Findings] = {}
-        self._drifted: dict[Identity, Sequence[bool]] = {}
-        self._updates: dict[Identity, int] = {}
-        self._looked: dict[Identity, tuple[int, int]] = {}  # when, and the updates by then
-        self._running: tuple[Identity, Future[Findings]] | None = None
-        self._thread: ThreadPoolExecutor | None = None
-        self._outliers = settings.multivariate.outliers
+        self._rows = Rows(identity, tables, settings) if settings.multivariate.sample_rows else None
+        self._drifted: Sequence[bool] = ()
+        self._forest: Forest | None = None
+        self._updates = self._judged = 0
+        self.findings: Findings | None = None
+        self.looked_ns = 0
 
-    def open(self, identity: Identity, tables: Tables) -> None:
-        """Begin with an identity."""
-        if self._settings.multivariate.sample_rows:
-            self._rows[identity] = Rows(identity, tables, self._settings)
-            self._tables[identity] = tables
-            self._updates[identity] = 0
+    @cached_property
+    def _frame(self) -> Frame:
+        return _frame(self._tables)
 
     def update(self, batch: Records) -> None:
         """Sample rows of a batch."""
-        rows = self._rows.get(batch.identity)
-        if rows is not None:
-            rows.update(batch)
-            self._updates[batch.identity] += 1
+        if self._rows is not None:
+            self._rows.update(batch)
+            self._updates += 1
 
-    def turn(self, now_ns: int) -> None:
-        """Take in what was found, and begin with the next identity that is due."""
-        self._harvest()
-        if self._running is not None:
-            return
-        due = now_ns - int(self._settings.multivariate.interval * 1e9)
-        for identity in sorted(self._rows, key=lambda one: self._looked.get(one, (0, 0))):
-            when, updates = self._looked.get(identity, (0, 0))
-            if when <= due and updates < self._updates[identity]:
-                self._looked[identity] = now_ns, self._updates[identity]
-                self._start(identity)
-                return
+    def note(self, drifted: Sequence[bool]) -> None:
+        """Hear which columns are drifted, in the order of `Tables.profiles`."""
+        self._drifted = drifted
 
-    def wait(self) -> None:
-        """Wait for the evaluation that runs, and take in what it finds."""
-        if self._running is not None:
-            self._running[1].exception()
-        self._harvest()
+    def waits(self, since_ns: int) -> bool:
+        """Whether rows came after it was last judged, and that was at Unix time `since_ns` or before."""
+        return self._updates > self._judged and self.looked_ns <= since_ns
 
-    def _harvest(self) -> None:
-        if self._running is None or not self._running[1].done():
-            return
-        (identity, future), self._running = self._running, None
-        error = future.exception()
-        if isinstance(error, MissingExtraError):
-            log.warning("%s", error)
-            self._outliers = False
-            self._looked.pop(identity, None)
-        elif error is not None:
-            log.error("%s %s could not be judged as a whole", *identity[:2], exc_info=error)
-            self._found.pop(identity, None)
-        else:
-            self._found[identity] = future.result()
+    def look(self, now_ns: int) -> Callable[[bool], Findings] | None:
+        """What judges the rows of now, on any thread, and outliers if told so; None where they are few."""
+        assert self._rows is not None
+        self.looked_ns, self._judged = now_ns, self._updates
+        window, least = self._rows.sample(), self._settings.min_rows
+        if len(window) >= least and len(self._frame.sample) >= least and len(self._frame.features):
+            return partial(self._judge, window)
+        self.findings = None
+        return None
 
-    def _start(self, identity: Identity) -> None:
-        frame, window = self._frame(identity), self._rows[identity].sample()
-        least = self._settings.min_rows
-        if len(window) < least or len(frame.sample) < least or not len(frame.features):
-            self._found.pop(identity, None)
-            return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "multivariate")
-        work = self._thread.submit(self._evaluate, self._tables[identity], frame, window)
-        self._running = identity, work
+    def try_again(self) -> None:
+        """Be judged at the next turn, though no rows should come."""
+        self.looked_ns, self._judged = 0, -1
 
-    def _frame(self, identity: Identity) -> Frame:
-        if identity not in self._frames:
-            self._frames[identity] = _frame(self._tables[identity])
-        return self._frames[identity]
-
-    def _evaluate(self, tables: Tables, frame: Frame, window: npt.NDArray[np.float32]) -> Findings:
+    def _judge(self, window: Rows32, outliers: bool) -> Findings:
+        frame = self._frame
         reference, seen = (_chosen(rows, frame.features) for rows in (frame.sample, window))
         before, after = joint.alike(reference, seen, frame.categorical)
         outlying = None
-        if self._outliers:
-            if tables not in self._forests:
-                self._forests[tables] = Forest(frame.sample[:, frame.features])
-            outlying = self._forests[tables].judge(window[:, frame.features])
+        if outliers:
+            if self._forest is None:
+                self._forest = Forest(frame.sample[:, frame.features])
+            outlying = self._forest.judge(window[:, frame.features])
         return Findings(
             len(window),
             joint.domain_auc(before, after),
@@ -153,7 +118,7 @@ class Joint:
             outlying,
         )
 
-    def _pairs(self, frame: Frame, window: npt.NDArray[np.float32]) -> Pairs:
+    def _pairs(self, frame: Frame, window: Rows32) -> Pairs:
         """Ordered features that are correlated in the reference, or in the window."""
         if len(frame.ordered) < 2:
             return _NO_PAIRS
@@ -164,24 +129,21 @@ class Joint:
         ]
         return np.unique(np.concatenate(found), axis=0)
 
-    def report(self, identity: Identity, points: Points) -> None:
+    def report(self, points: Points) -> None:
         """Points of what was found last; why there is nothing, where that is so."""
-        if identity not in self._rows:
+        if self._rows is None:
             return
-        found = self._found.get(identity)
+        found, identity = self.findings, self._identity
         if found is None:
-            few = len(self._frame(identity).sample) >= self._settings.min_rows
+            few = len(self._frame.sample) >= self._settings.min_rows
             where = identity.attributes(reason=FEW_ROWS if few else NO_SAMPLE)
             points["model.drift.unjudged"].append(Number(where, 1.0))
             return
-        domain = found.domain
-        verdict = (
-            domain.p_value <= self._settings.significance
-            and domain.auc >= self._settings.multivariate.auc_threshold
-        )
+        rare = found.domain.p_value <= self._settings.significance
+        verdict = rare and found.domain.auc >= self._settings.multivariate.auc_threshold
         points["model.drifted"].append(Number(identity.attributes(), float(verdict)))
         points["model.drift.sample_rows"].append(Number(identity.attributes(), float(found.rows)))
-        told = [("domain_auc", domain.auc, domain.p_value)]
+        told = [("domain_auc", found.domain.auc, found.domain.p_value)]
         told.append(("pca_error", found.reconstruction.ratio, found.reconstruction.p_value))
         if found.outlying is not None:
             told.append(("outlier_ratio", found.outlying.ratio, found.outlying.p_value))
@@ -190,28 +152,74 @@ class Joint:
                 where = identity.attributes(statistic=name)
                 points["model.drift.statistic"].append(Number(where, value))
                 points["model.drift.p_value"].append(Number(where, p_value))
-        self._group(identity, found, points)
         where = identity.attributes(statistic="domain_auc", probability=str(NULL_QUANTILE))
-        points["model.drift.null_quantile"].append(Number(where, domain.limit))
+        points["model.drift.null_quantile"].append(Number(where, found.domain.limit))
+        self._report_groups(found.pairs, points)
 
-    def note(self, identity: Identity, drifted: Sequence[bool]) -> None:
-        """Hear which columns are drifted, in the order of `Tables.profiles`."""
-        self._drifted[identity] = drifted
-
-    def _group(self, identity: Identity, found: Findings, points: Points) -> None:
+    def _report_groups(self, pairs: Pairs, points: Points) -> None:
         """Points of the features that drift together."""
-        drifted = self._drifted.get(identity)
-        if drifted is None:
+        if not self._drifted:
             return
-        profiles = self._tables[identity].profiles
-        members = [place for place in self._frame(identity).features.tolist() if drifted[place]]
-        for group in joint.groups(members, found.pairs):
+        profiles = self._tables.profiles
+        members = [place for place in self._frame.features.tolist() if self._drifted[place]]
+        for group in joint.groups(members, pairs):
             name = profiles[group[0]].name
-            size = identity.attributes(group=name)
+            size = self._identity.attributes(group=name)
             points["model.drift.group.size"].append(Number(size, float(len(group))))
             for place in group:
-                where = identity.attributes(feature=profiles[place].name, group=name)
+                where = self._identity.attributes(feature=profiles[place].name, group=name)
                 points["feature.drift.group"].append(Number(where, 1.0))
+
+
+class Turns:
+    """Has one Joint judged at a time, that which has waited longest, on a thread of its own: it takes
+    tenths of a second, for which the folding of batches must not wait."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._interval_ns = int(settings.multivariate.interval * 1e9)
+        self._outliers = settings.multivariate.outliers
+        self._members: WeakSet[Joint] = WeakSet()
+        self._running: tuple[Joint, Future[Findings]] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def join(self, member: Joint) -> None:
+        """Let it have its turns, as long as it is kept elsewhere."""
+        self._members.add(member)
+
+    def take(self, now_ns: int) -> None:
+        """Take in what was found, and begin with the next one whose interval is over."""
+        self._harvest()
+        if self._running is not None:
+            return
+        waiting = [one for one in self._members if one.waits(now_ns - self._interval_ns)]
+        for member in sorted(waiting, key=lambda one: one.looked_ns):
+            if (judge := member.look(now_ns)) is not None:
+                if self._thread is None:
+                    self._thread = ThreadPoolExecutor(1, "multivariate")
+                self._running = member, self._thread.submit(judge, self._outliers)
+                return
+
+    def wait(self) -> None:
+        """Wait for what is being judged, and take it in."""
+        if self._running is not None:
+            self._running[1].exception()
+        self._harvest()
+
+    def _harvest(self) -> None:
+        if self._running is None or not self._running[1].done():
+            return
+        (member, future), self._running = self._running, None
+        error = future.exception()
+        if error is None:
+            member.findings = future.result()
+            return
+        member.findings = None
+        if isinstance(error, MissingExtraError):
+            log.warning("%s", error)
+            self._outliers = False
+            member.try_again()
+        else:
+            log.error("the rows of a model could not be judged", exc_info=error)
 
 
 def _chosen(rows: npt.NDArray[np.float32], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

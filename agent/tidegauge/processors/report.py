@@ -218,6 +218,12 @@ METRICS: dict[str, About] = {
         MetricKind.GAUGE, "{feature}", "Features that are drifted and correlated, by the first one's name."
     ),
     "feature.drift.group": About(MetricKind.GAUGE, "{feature}", "1 for each member of such a group."),
+    "prediction.changes": About(
+        MetricKind.COUNTER, "{change}", "Changes that a detector found in an output, or in its error."
+    ),
+    "prediction.change.time": About(
+        MetricKind.GAUGE, "s", "Event time of the last change that a detector found."
+    ),
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."

@@ -38,6 +38,13 @@ class WindowState(NamedTuple):
     next_pane: int | None
 
 
+class Closed(NamedTuple):
+    """A pane that gets no more rows: when it begins, Unix nanoseconds, and its rows."""
+
+    begin_ns: int
+    counts: Counts
+
+
 class Window:
     """The rows of one identity over `drift.window`, and over the other windows, as counts.
 
@@ -61,6 +68,7 @@ class Window:
         self._told = False
         self._updates = 0
         self._next: int | None = None  # the first pane that `closed` has not given
+        self._ended: list[Closed] = []  # panes that left the window before `closed` gave them
         # What `settle` is to fold, of one plan and for one pane.
         self._waiting: list[Content] = []
         self._where: tuple[Plan, Counts] | None = None
@@ -133,6 +141,7 @@ class Window:
         self._arrived = arrived
         if not self._panes.holds(watermark):
             self.settle()
+            self._end_before(watermark)
             self._panes.retire(watermark)
         oldest = self._panes.begin(len(self.lengths) - 1, watermark)
         # Lateness is judged by what was known before: a batch's own rows may come in any order.
@@ -160,9 +169,9 @@ class Window:
         # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
         return self._panes.total(self._level(length), self._clock(now_ns))
 
-    def closed(self) -> Iterator[Counts]:
-        """The panes of `drift.window` that ended, and got their last rows, since the last call; not more
-        than the window has. Empty ones are passed over."""
+    def closed(self) -> Iterator[Closed]:
+        """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
+        Those of a window that a jump of the watermark has left behind are among them."""
         if self._watermark is None:
             return
         level = self._level(None)
@@ -173,8 +182,22 @@ class Window:
         self._next = max(end, begin)
         if begin < end:
             self.settle()
+        ended, self._ended = self._ended, []
+        yield from ended
         for number in range(begin, end):
-            yield self._panes.pane(level, number)
+            yield self._close(level, number)
+
+    def _end_before(self, watermark: int) -> None:
+        """Keep for `closed` what is about to leave the window: it would not be found there any more."""
+        level = self._level(None)
+        numbers = self._panes.held(level, self._panes.begin(level, watermark))
+        fresh = [number for number in numbers if self._next is None or number >= self._next]
+        self._ended += [self._close(level, number) for number in fresh]
+        if fresh:
+            self._next = fresh[-1] + 1
+
+    def _close(self, level: int, number: int) -> Closed:
+        return Closed(self._panes.time(level, number), self._panes.pane(level, number))
 
     def lifetime(self) -> Counts:
         """The sum of every pane there ever was."""
