@@ -19,6 +19,7 @@ from tidegauge.processors.drift import Drift
 from tidegauge.reference import ReferenceBuilder
 
 NOW = 1_800_000_000 * 10**9
+LATER = NOW + 61 * 10**9
 ME = Identity("fraud", "2.1")
 
 
@@ -47,13 +48,14 @@ def table(rows, seed, correlation=0.9, shift=0.0):
     }
 
 
-def values(drift, name):
-    """By attributes besides the identity; of a second look, when what the first one began is done."""
-    drift.collect(NOW)
+def values(drift, name, later=LATER):
+    """By attributes besides the identity, when what is begun at `later` is done."""
+    for now in (NOW, later):
+        drift.collect(now)
     drift.turns.wait()
     return {
         " ".join(value for key, value in point.attributes if key not in ME._fields): point.value
-        for metric in drift.collect(NOW)
+        for metric in drift.collect(later)
         for point in (metric.points if metric.name == name else ())
     }
 
@@ -147,10 +149,13 @@ def test_an_evaluation_waits_for_its_interval_and_for_rows():
     before = values(drift, "model.drift.statistic")
     drift.update(records(table(2_000, 3, shift=1.0)))
     assert values(drift, "model.drift.statistic") == before
-    later = NOW + 61 * 10**9
-    drift.collect(later)
-    drift.turns.wait()
-    assert values(drift, "model.drift.statistic")["domain_auc"] > before["domain_auc"] + 0.1
+    after = values(drift, "model.drift.statistic", later=NOW + 122 * 10**9)
+    assert after["domain_auc"] > before["domain_auc"] + 0.1
+
+
+def test_nothing_is_judged_before_the_first_interval_is_over():
+    drift = fed(table(2_000, 2))
+    assert values(drift, "model.drifted", later=NOW + 59 * 10**9) == {}
 
 
 def test_what_cannot_be_evaluated_takes_nothing_else_off_the_page(caplog):

@@ -99,7 +99,7 @@ class Joint:
 
     def try_again(self) -> None:
         """Be judged at the next turn, though no rows should come."""
-        self.looked_ns, self._judged = 0, -1
+        self.looked_ns, self._judged = 1, -1
 
     def _judge(self, window: Rows32, outliers: bool) -> Findings:
         frame = self._frame
@@ -173,7 +173,8 @@ class Joint:
 
 class Turns:
     """Has one Joint judged at a time, that which has waited longest, on a thread of its own: it takes
-    tenths of a second, for which the folding of batches must not wait."""
+    tenths of a second, for which the folding of batches must not wait. A new one waits for an interval too:
+    rows gather first."""
 
     def __init__(self, settings: Settings) -> None:
         self._interval_ns = int(settings.multivariate.interval * 1e9)
@@ -191,6 +192,8 @@ class Turns:
         self._harvest()
         if self._running is not None:
             return
+        for member in self._members:
+            member.looked_ns = member.looked_ns or now_ns
         waiting = [one for one in self._members if one.waits(now_ns - self._interval_ns)]
         for member in sorted(waiting, key=lambda one: one.looked_ns):
             if (judge := member.look(now_ns)) is not None:
