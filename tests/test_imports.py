@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     )
     | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
     | {"disk_thread"},
-    frozenset({"profile", "reference", "shelf", "statefile", "listening", "watched"}),
+    frozenset({"profile", "reference", "sample", "shelf", "statefile", "listening", "watched"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "health"})
     | {"pipeline", "publisher", "checkpointer", "reference_files"},
     frozenset({"app", "footprint", "backtest", "reload", "generate"}),
@@ -52,6 +52,7 @@ HOMES = {
     "rich": {"cli"},
     "dask": {"cli"},
     "matplotlib": {"backtest"},
+    "sklearn": {"processors"},
     "yaml": {"config_file"},
 }
 """Third parties that have a home, and what may import them."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
 
 import click
+
+# Before numpy is there: its BLAS would have a thread for each core of the machine, which wait for each other
+# busily, and a sidecar has a part of a core.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from tidegauge.cli import root
 

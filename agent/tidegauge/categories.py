@@ -81,3 +81,17 @@ def indices(encoded: Column) -> npt.NDArray[np.int64]:
     filled = whole.fill_null(len(encoded.dictionary)) if whole.null_count else whole
     found: npt.NDArray[np.int64] = filled.to_numpy(zero_copy_only=False)
     return found
+
+
+def texts(column: Column) -> Column:
+    """The values as text: string[rows]."""
+    if pa.types.is_dictionary(column.type):
+        return pc.cast(column.dictionary, pa.string()).take(column.indices)
+    return pc.cast(column, pa.string())
+
+
+def numbered(texts: Column, known: Column) -> npt.NDArray[np.float32]:
+    """The place of each text among the k known ones, k for others, NaN for nulls: float32[rows]."""
+    found: Column = pc.index_in(texts, value_set=known)
+    places = found.fill_null(len(known)).to_numpy(zero_copy_only=False).astype(np.float32)
+    return np.where(texts.is_valid().to_numpy(zero_copy_only=False), places, np.float32(np.nan))

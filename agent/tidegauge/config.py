@@ -240,6 +240,18 @@ class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
 
+class Multivariate(Settings, frozen=True, kw_only=True):
+    """What is told of several columns together, and of embeddings."""
+
+    sample_rows: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 1_000
+    interval: Duration = Duration("1m")
+    auc_threshold: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] = 0.6
+    correlation: Fraction = 0.7
+    outliers: bool = False
+    max_embeddings: Positive = 8
+    mmd_threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.1
+
+
 class Health(Settings, frozen=True, kw_only=True):
     enabled: bool = True
     step: Duration = Duration("15s")
@@ -330,6 +342,7 @@ class Drift(Settings, frozen=True, kw_only=True):
     adaptive: Adaptive = Adaptive()
     reference_poll: Duration = Duration("30s")
     reference_overlap: Duration = Duration("1h")
+    multivariate: Multivariate = Multivariate()
 
 
 class Reference(Settings, frozen=True, kw_only=True):

@@ -90,6 +90,9 @@ def fingerprint(tables: Tables) -> str:
         found.update(repr((one.name, one.role.value, one.kind.value, one.categories)).encode())
         for values in (one.edges, one.counts, np.array([one.center, one.lowest, one.highest])):
             found.update(values.tobytes())
+    for frame in tables.frames:
+        found.update(repr((frame.embedding.name, frame.embedding.role.value)).encode())
+        found.update(frame.embedding.summary.mean.tobytes() + frame.embedding.summary.waves.tobytes())
     return found.hexdigest()
 
 

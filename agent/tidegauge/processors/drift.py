@@ -15,6 +15,7 @@ from tidegauge.identity import Identity
 from tidegauge.metric import Metric, Number, attributes
 from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode, fingerprint
 from tidegauge.processors.counts import Tables
+from tidegauge.processors.joint import Turns
 from tidegauge.processors.report import METRICS, Labels, Points
 from tidegauge.processors.warmup import WarmUp
 from tidegauge.processors.watch import Watch
@@ -65,6 +66,7 @@ class Drift:
         self._ids: dict[Model, str] = {}
         self._watches: dict[Identity, Watch] = {}
         self._outgoing: dict[Identity, Outgoing] = {}
+        self.turns = Turns(settings)
         self._on_reference = on_reference
         self._start_ns = time.time_ns()
         for reference in references:
@@ -129,6 +131,7 @@ class Drift:
     def collect(self, now_ns: int) -> tuple[Metric, ...]:
         """Statistics of every window, counts on both sides and the references' own rows."""
         points: Points = defaultdict(list)
+        self.turns.take(now_ns)
         self._outgoing = {who: one for who, one in self._outgoing.items() if now_ns < one.until_ns}
         for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
             watch.collect(now_ns, points)
@@ -175,7 +178,7 @@ class Drift:
             return
         if len(self._watches) >= self._settings.max_identities:
             raise StateError("it has more identities than drift.max_identities")
-        watch = Watch(state.identity, state.tables, self._settings, self._start_ns)
+        watch = self._watch(state.identity, state.tables)
         watch.restore(state, complete=complete)
         self._watches[state.identity] = watch
 
@@ -212,7 +215,7 @@ class Drift:
         until_ns = now_ns + int(self._settings.reference_overlap * 1e9)
         for identity, watch in self._watches.items():
             if (identity.model, identity.version) == model:
-                successor = Watch(identity, prepared.tables, self._settings, self._start_ns)
+                successor = self._watch(identity, prepared.tables)
                 successor.succeed(watch, now_ns)
                 watch.retire(old)
                 self._watches[identity] = successor
@@ -230,6 +233,15 @@ class Drift:
                 len(reference.profiles),
             )
             reference = replace(reference, profiles=reference.profiles[:limit])
+        limit = self._settings.multivariate.max_embeddings
+        if len(reference.embeddings) > limit:
+            log.warning(
+                "%s %s: only the first %d embeddings are watched (drift.multivariate.max_embeddings)",
+                reference.model,
+                reference.version,
+                limit,
+            )
+            reference = replace(reference, embeddings=reference.embeddings[:limit])
         return Prepared(reference, Tables(reference))
 
     def _adopt(self, prepared: Prepared) -> None:
@@ -246,13 +258,18 @@ class Drift:
             if len(self._watches) >= self._settings.max_identities:
                 return {"identity_limit": batch.items}
             tables = self._tables[batch.identity.model, batch.identity.version]
-            watch = Watch(batch.identity, tables, self._settings, self._start_ns)
+            watch = self._watch(batch.identity, tables)
             self._watches[batch.identity] = watch
         left_out = watch.update(batch)
         outgoing = self._outgoing.get(batch.identity)
         if outgoing is not None:
             outgoing.watch.fold(batch)
         return left_out
+
+    def _watch(self, identity: Identity, tables: Tables) -> Watch:
+        watch = Watch(identity, tables, self._settings, self._start_ns)
+        self.turns.join(watch.joint)
+        return watch
 
     def _collect_references(self, points: Points) -> None:
         for (model, version), reference in self._references.items():

@@ -269,6 +269,28 @@ METRICS: dict[str, About] = {
     "prediction_id.duplicates": About(
         MetricKind.COUNTER, "{row}", "Prediction ids that had come before, among those remembered."
     ),
+    "model.drifted": About(
+        MetricKind.GAUGE, "{verdict}", "1 where a classifier tells the window's rows from the reference's."
+    ),
+    "model.drift.statistic": About(
+        MetricKind.GAUGE,
+        "{score}",
+        "Distances of the window's rows to the reference's, all features at once.",
+    ),
+    "model.drift.p_value": About(
+        MetricKind.GAUGE, "{probability}", "Probability of so large a statistic without drift."
+    ),
+    "model.drift.null_quantile": About(
+        MetricKind.GAUGE, "{score}", "The statistic's quantile without drift, at the rows at hand."
+    ),
+    "model.drift.unjudged": About(
+        MetricKind.GAUGE, "{model}", "1 where the features together are not judged, with the reason."
+    ),
+    "model.drift.sample_rows": About(MetricKind.GAUGE, "{row}", "Rows of the window's sample."),
+    "model.drift.group.size": About(
+        MetricKind.GAUGE, "{feature}", "Features that are drifted and correlated, by the first one's name."
+    ),
+    "feature.drift.group": About(MetricKind.GAUGE, "{feature}", "1 for each member of such a group."),
     "prediction.changes": About(
         MetricKind.COUNTER, "{change}", "Changes that a detector found in an output, or in its error."
     ),

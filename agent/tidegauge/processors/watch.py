@@ -20,7 +20,9 @@ from tidegauge.processors.baselines import Against, Names, compared, deviations
 from tidegauge.processors.changes import Changes
 from tidegauge.processors.checkpoint import IdentityState
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
+from tidegauge.processors.embeddings import report_embeddings
 from tidegauge.processors.evidence import Evidence
+from tidegauge.processors.joint import Joint
 from tidegauge.processors.past import Past
 from tidegauge.processors.quality import inspect, missing_columns, summarise
 from tidegauge.processors.report import (
@@ -54,6 +56,7 @@ class Watch:
         self.alarms = Alarms(tables, settings)
         self.stream = Stream(settings)
         self.changes = Changes(tables.profiles, settings)
+        self.joint = Joint(identity, tables, settings)
         self.past = Past(tables, settings) if settings.other_baselines else None
         self.scores = Scores(len(tables.profiles), settings) if settings.adaptive.use != "none" else None
         self._settings = settings
@@ -82,6 +85,7 @@ class Watch:
         left_out = self.fold(batch)
         self.stream.update(batch, left_out)
         self.changes.update(batch)
+        self.joint.update(batch)
         return left_out
 
     def fold(self, batch: Records) -> Mapping[str, int]:
@@ -108,6 +112,7 @@ class Watch:
         if not self._is_outgoing:
             self.stream.report(self.identity, now_ns, points)
             self.changes.report(self.identity, points)
+            self.joint.report(points)
 
     def capture(self) -> IdentityState:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
@@ -203,7 +208,11 @@ class Watch:
             if not text and not self._is_outgoing:
                 self._look(labels, counts, now_ns, points)
                 self._compare(counts, now_ns, points)
-            report(labels, self._evidence(text, counts, now_ns), points)
+            evidence = self._evidence(text, counts, now_ns)
+            report(labels, evidence, points)
+            report_embeddings(self._shared, self.tables.frames, counts, text, self._settings, points)
+            if not text:
+                self.joint.note(evidence.drifted.tolist())
         if self.scores is not None:
             own_quantiles(self._labels()[""], self.scores.usual, self._settings.adaptive.quantile, points)
         if not self._is_outgoing:
