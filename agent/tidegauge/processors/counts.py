@@ -36,9 +36,13 @@ CODES: dict[pa.DataType, int] = {
 
 
 class Tables:
-    """A reference's profiles, laid out for the kernel. Numeric ones first, then categorical ones."""
+    """A reference's profiles, laid out for the kernel. Numeric ones first, then categorical ones.
+
+    `is_of_first_rows`: whether they were made of rows that followed each other in the stream itself.
+    """
 
     def __init__(self, reference: Reference) -> None:
+        self.is_of_first_rows = reference.source == "first_rows"
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
         self.frames = frames(reference.embeddings)
