@@ -112,6 +112,13 @@ class Counts:
         self.missing = np.zeros(len(tables.known), np.int64)
         self.vectors = np.zeros(tables.frames[-1].end if tables.frames else 0)
 
+    @property
+    def rows(self) -> int:
+        """Of which any column has all, with a value or without."""
+        if len(self.counts):
+            return int(self.counts[0].sum() + self.tallies[0, [bins.MISSING, bins.NAN]].sum())
+        return int(self.categories[0].sum() + self.missing[0]) if len(self.categories) else 0
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What it is made of, by name."""
         return vars(self)

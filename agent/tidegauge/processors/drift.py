@@ -75,7 +75,7 @@ class Drift:
     def retune(self, settings: Settings) -> None:
         """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
         self._settings = settings
-        for watch in self._watches.values():
+        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
             watch.retune(settings)
 
     def update(self, *batches: Batch) -> Mapping[str, int]:
