@@ -13,6 +13,7 @@ from msgspec import structs
 
 from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
+from tidegauge.config import Multivariate
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.metric import Histogram
@@ -31,6 +32,7 @@ SETTINGS = Settings(
     reference_rows=200,
     min_rows=20,
     bins=5,
+    multivariate=Multivariate(sample_rows=0),  # samples of rows begin anew, as documented
 )
 PRODUCTION, CANARY = Identity("m", "1", "production"), Identity("m", "1", "canary")
 
