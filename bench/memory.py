@@ -21,7 +21,7 @@ _PANES = 12
 
 def measure(seconds: int) -> Iterator[Figure]:
     """Before any record, and the most in some seconds of publishing, scraping and more records after."""
-    with Agent() as agent:
+    with Agent({"drift": {"other_windows": ["5m", "24h"]}}) as agent:
         time.sleep(2)
         idle = agent.anonymous_mb()
         for model in range(MODELS):

@@ -45,3 +45,13 @@ def test_the_limit_is_read_as_either_version_of_cgroups_writes_it(
             path.write_text(text)
     monkeypatch.setattr(memory, "_LIMITS", paths)
     assert memory.limit_bytes() == limit
+
+
+def test_freed_memory_is_given_back():
+    held = [bytearray(100_000) for _ in range(400)]
+    most = memory.anonymous_bytes()
+    kept = held[::100]
+    del held
+    memory.give_back()
+    assert memory.anonymous_bytes() < most - 20 * 10**6
+    assert len(kept) == 4

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 
 from numba.core.dispatcher import Dispatcher
+
+from tidegauge import memory
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 * 2**20  # the most that glibc takes for M_MMAP_THRESHOLD
@@ -19,7 +19,7 @@ def keep_freed_memory() -> None:
     By default it maps a megabyte message anew each time: copying one then takes 830 us instead of
     60, all of it page faults. Elsewhere than on glibc this does nothing.
     """
-    if mallopt := _libc("mallopt"):
+    if mallopt := memory.libc("mallopt"):
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
@@ -36,9 +36,4 @@ def settle() -> None:
                 compiled.library._shared_module = None
     gc.collect()
     gc.freeze()
-    if malloc_trim := _libc("malloc_trim"):
-        malloc_trim(0)
-
-
-def _libc(name: str) -> ctypes._NamedFuncPointer | None:
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    memory.give_back()

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 Texts = Any  # pa.Array of string; the stubs make it generic in a type that is not known here
 
-_LEAST_PENDING = 1_024
-"""Texts that wait at least, for the work of a merge to be shared among many."""
+_PARTS = 32
+"""Updates that wait at most, for the work of a merge to be shared among them: each takes half a KB."""
 
 
 class Ranked(NamedTuple):
@@ -31,12 +31,13 @@ class Ranked(NamedTuple):
 
 
 class HeavyHitters:
-    """Counts texts. Holds `capacity` of them, and as many that wait (1024 at least)."""
+    """Counts texts. Holds `capacity` of them, and `waiting` (or as many) that are to be merged."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, waiting: int | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"a summary of {capacity} texts tells nothing")
         self._capacity = capacity
+        self._most_waiting = capacity if waiting is None else waiting
         self._kept: tuple[Texts, npt.NDArray[np.int64]] = (pa.array([], pa.string()), np.zeros(0, np.int64))
         self._pending: list[tuple[Texts, npt.NDArray[np.int64]]] = []
         self._waiting = 0
@@ -49,7 +50,7 @@ class HeavyHitters:
         self.rows += int(counts.sum())
         self._pending.append((texts, counts))
         self._waiting += len(texts)
-        if self._waiting > max(self._capacity, _LEAST_PENDING):
+        if self._waiting > self._most_waiting or len(self._pending) >= _PARTS:
             self._settle()
 
     def merge(self, other: HeavyHitters) -> None:

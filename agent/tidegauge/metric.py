@@ -22,6 +22,7 @@ class Kind(enum.Enum):
     HISTOGRAM = "histogram"  # cumulative, explicit bounds
     EXPONENTIAL_HISTOGRAM = "exponential_histogram"  # cumulative, base 2
     SUMMARY = "summary"  # cumulative, with quantiles that somebody else computed
+    TABLE = "table"  # for the snapshot alone: too much for series
 
 
 class Exemplar(msgspec.Struct, frozen=True, gc=False):
@@ -96,7 +97,16 @@ class Summary(msgspec.Struct, frozen=True):
     start_ns: int = 0
 
 
-Point = Number | Histogram | ExponentialHistogram | Summary
+class Table(msgspec.Struct, frozen=True, gc=False):
+    """Rows of numbers under common column names: `values[row][i]` belongs to `columns[i]`."""
+
+    attributes: Attributes
+    columns: tuple[str, ...]
+    values: dict[str, tuple[float, ...]]
+
+
+Shown = Number | Histogram | ExponentialHistogram | Summary
+Point = Shown | Table
 
 
 class Metric(msgspec.Struct, frozen=True):

@@ -89,13 +89,13 @@ class Profile:
     def bin_labels(self) -> tuple[str, ...]:
         """A name for each bin: an interval, or a category; `__unseen__` for all others."""
         if self.kind is Kind.CATEGORICAL:
-            return (*map(_label, self.categories), "__unseen__")
+            return (*map(category_label, self.categories), "__unseen__")
         bounds = ["-inf", *map(repr, self.edges.tolist()), "+inf"]
         ends = [*["]"] * len(self.edges), ")"]
         return tuple(f"({bounds[b]},{bounds[b + 1]}{end}" for b, end in enumerate(ends))
 
 
-def _label(category: str) -> str:
+def category_label(category: str) -> str:
     """The category, in quotes where it is empty or one of the agent's own labels (and so quoted already)."""
     return f"'{category}'" if category.strip("'") in ("", "__unseen__", "__missing__") else category
 

@@ -16,6 +16,8 @@ from tidegauge.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+_GIVE_BACK_S = 15.0
+
 
 class Publisher:
     """Writes to Snapshots once per interval, and once more when left.
@@ -37,7 +39,7 @@ class Publisher:
         self._observe = (self.observe, pipeline.observe, *observe)
         self._telemetry = telemetry
         self._snapshots = snapshots
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._published_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -68,13 +70,17 @@ class Publisher:
         self._count()
 
     async def _statistics(self) -> None:
+        given_s = time.monotonic()
         while True:
             await self._collect()
-            await asyncio.sleep(self._interval_s)
+            if time.monotonic() - given_s >= _GIVE_BACK_S:
+                await asyncio.to_thread(memory.give_back)
+                given_s = time.monotonic()
+            await asyncio.sleep(self.interval_s)
 
     async def _counters(self) -> None:
         while True:
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self.interval_s)
             self._count()
 
     async def _collect(self) -> None:

@@ -150,7 +150,7 @@ def with_sample(reference: Reference, sample: RowSample, vectors: Mapping[str, V
         if profile.name in drawn.column_names and len(drawn):
             column: Any = drawn.column(profile.name).combine_chunks()
             if profile.kind is Kind.CATEGORICAL:
-                found = categories.codes(column, pa.array(profile.categories, pa.string()))
+                found = categories.numbered(column, pa.array(profile.categories, pa.string()))
             else:
                 with np.errstate(over="ignore"):
                     found = column.to_numpy(zero_copy_only=False).astype(np.float32)

@@ -6,15 +6,20 @@ import time
 
 import msgspec
 
-from tidegauge.metric import Metric
+from tidegauge.metric import Kind, Metric
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything known at one instant. `generation` grows by one with each publication."""
+    """Everything known at one instant. `generation` grows by one with each publication.
+
+    `metrics` are what exporters show; `tables`, metrics of the kind TABLE, are on the page of the snapshot
+    alone.
+    """
 
     generation: int
     time_ns: int
     metrics: tuple[Metric, ...]
+    tables: tuple[Metric, ...] = ()
 
 
 class Snapshots:
@@ -38,7 +43,9 @@ class Snapshots:
             for metric in part
             if metric.received is received
         )
-        self._latest = Snapshot(self._latest.generation + 1, time.time_ns(), union)
+        shown = tuple(metric for metric in union if metric.kind is not Kind.TABLE)
+        tables = tuple(metric for metric in union if metric.kind is Kind.TABLE)
+        self._latest = Snapshot(self._latest.generation + 1, time.time_ns(), shown, tables)
 
     def latest(self) -> Snapshot:
         """The newest snapshot; never blocks, never changes under the reader."""

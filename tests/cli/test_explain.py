@@ -13,6 +13,7 @@ from pyarrow import flight
 
 from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
+from tidegauge.config import Slices
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.processors.drift import Drift
@@ -100,6 +101,21 @@ def test_names_with_markup_are_shown_as_they_are(command, snapshot):
     assert "__unseen__" in done.stdout
 
 
+def test_categories_that_the_reference_lacks_are_named(command, tmp_path, reference):
+    drift, now = Drift(Settings(), [reference]), time.time_ns()
+    countries = pa.array(["[i]at[/i]"] * 600 + ["ch"] * 300 + ["de"] * 2_100)
+    rows = table(3_000).set_column(1, "country", countries)
+    drift.update(Records("flight", Identity("fraud", "2.1"), layout_of(rows.schema), rows, now, rows.nbytes))
+    snapshots = Snapshots()
+    snapshots.publish("drift", drift.collect(now))
+    (tmp_path / "snapshot.json").write_bytes(msgspec.json.encode(snapshots.latest()))
+    done = command(
+        "explain", "--model", "fraud", "--feature", "country", "--snapshot", tmp_path / "snapshot.json"
+    )
+    named = "[i]at[/i] (600 rows at least), ch (300 rows at least)"
+    assert f"most frequent of those that the reference lacks: {named}" in done.stdout
+
+
 def test_an_empty_column_says_why_it_is_not_judged(command, snapshot):
     done = command("explain", "--model", "fraud", "--feature", "void", "--snapshot", snapshot)
     assert done.exit_code == 0, done.stderr
@@ -168,3 +184,49 @@ def test_a_page_that_is_none_of_the_agents_is_told(command, start_agent):
     done = command("explain", "--model", "m", "--url", f"http://127.0.0.1:{agent.pages}/elsewhere")
     assert done.exit_code == 1
     assert "answers 404: no agent's pages are there" in done.stderr
+
+
+@pytest.fixture
+def sliced(tmp_path, reference):
+    """A saved one whose `amount` has doubled in one country alone."""
+    drift, now = Drift(Settings(slices=Slices(columns=("country",))), [reference]), time.time_ns()
+    rows = table(6_000)
+    amount = np.asarray(rows["amount"]) * np.where(np.asarray(rows["country"]) == "fr", 2.0, 1.0)
+    rows = rows.set_column(0, "amount", pa.array(amount))
+    batch = Records("flight", Identity("fraud", "2.1"), layout_of(rows.schema), rows, now, rows.nbytes)
+    drift.update(batch)
+    snapshots = Snapshots()
+    snapshots.publish("drift", drift.collect(now))
+    (tmp_path / "sliced.json").write_bytes(msgspec.json.encode(snapshots.latest()))
+    return tmp_path / "sliced.json"
+
+
+def test_the_overview_has_the_slices_worst_first(command, sliced):
+    done = command("explain", "--model", "fraud", "--snapshot", sliced)
+    assert done.exit_code == 0, done.stderr
+    assert "verdicts: judged from 200 rows on; drifted from PSI 0.1 on" in done.stdout
+    told = re.findall(r"│ (country=\S+) +│ +(\d) │ +(\d) │ (\S+)", done.stdout)
+    assert {name for name, *_ in told} == {"country=de", "country=fr", "country=[b]us[/b]"}
+    # Of one country's rows the column of countries has moved, too.
+    assert all(int(drifted) >= 1 for _, drifted, *_ in told)
+
+
+def test_a_slices_columns_stand_worst_first_with_the_bins_that_moved(command, sliced):
+    done = command("explain", "--model", "fraud", "--slice", "country=fr", "--snapshot", sliced)
+    assert done.exit_code == 0, done.stderr
+    verdicts = dict(re.findall(r"│ (\w+) +│ (drifted|steady|not judged) +│", done.stdout))
+    assert verdicts == {"amount": "drifted", "country": "drifted", "score": "steady", "void": "not judged"}
+    assert "reference and country=fr" in done.stdout
+    alone = command(
+        "explain", "--model", "fraud", "--slice", "country=fr", "--feature", "amount", "--snapshot", sliced
+    )
+    assert "drifted" in alone.stdout
+    assert "steady" not in alone.stdout
+
+
+def test_a_slice_that_is_not_there_is_told_with_its_neighbours(command, sliced, snapshot):
+    done = command("explain", "--model", "fraud", "--slice", "country=dee", "--snapshot", sliced)
+    assert done.exit_code != 0
+    assert "did you mean country=de" in done.stderr
+    none = command("explain", "--model", "fraud", "--slice", "country=de", "--snapshot", snapshot)
+    assert "no segment column was received" in none.stderr

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegauge.exporters import gzipped
-from tidegauge.exporters.gzipped import Gzip
+from tidegauge.exporters.gzipped import Gzip, Piece, joined, packed
 
 PIECES = st.lists(
     st.builds(
@@ -51,6 +51,25 @@ def test_only_what_changed_is_compressed_again() -> None:
         # What the last page did not have is forgotten.
         compressor.compress(pieces)
         assert deflate.call_count == 2
+
+
+@given(PIECES)
+def test_packed_parts_are_the_same_page_compressed_or_not(parts: list[bytes]) -> None:
+    held = [packed(part) for part in parts]
+    assert [len(one) for one in held] == [len(part) for part in parts]
+    assert joined(held) == b"".join(parts)
+    assert Gzip().compress(held) == Gzip().compress(parts)
+
+
+def test_a_large_part_is_held_deflated_and_never_compressed_again() -> None:
+    part = b"".join(b'a{k="%d"} 1.0\n' % number for number in range(1_000))
+    held = packed(part)
+    assert isinstance(held, Piece)
+    assert len(held.fragment) < len(part) / 4
+    with patch.object(gzipped, "_deflate", wraps=gzipped._deflate) as deflate:
+        assert gzip.decompress(Gzip().compress([held])) == part
+        assert deflate.call_count == 0
+    assert packed(b"small") == b"small"
 
 
 def test_small_pieces_are_compressed_together() -> None:

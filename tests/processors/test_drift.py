@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,10 +11,12 @@ import scipy.stats
 
 from tidegauge.batch import Logs, Records
 from tidegauge.config import Drift as Settings
+from tidegauge.config import Statistic
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.processors.drift import Drift
 from tidegauge.reference import ReferenceBuilder
+from tidegauge.stats.comparison import STATISTICS
 from tidegauge.units import Duration, Size
 from tidegauge.wire.logs import LOG
 
@@ -417,3 +421,20 @@ def test_skipped_columns_are_those_of_the_latest_batches_and_outputs_are_outputs
     drift.update(more)
     assert values(drift, "feature.skipped") == {"z no_reference": 1}
     assert values(drift, "prediction.skipped") == {"score no_reference": 1}
+
+
+def test_other_windows_tell_the_statistics_that_are_asked_for():
+    settings = Settings(other_windows=(Duration("5m"),), other_windows_statistics=("psi", "ks"))
+    drift = Drift(settings, [reference(table(20_000, 1))])
+    drift.update(records(table(5_000, 2, shift=8.0)))
+    for name in ("statistic", "p_value"):
+        whole = values(drift, f"feature.drift.{name}")
+        told = {key: value for key, value in whole.items() if key.split()[1] in ("psi", "ks")}
+        assert values(drift, f"feature.drift.{name}", window="5m") == told
+        assert len(whole) > 3 * len(told)
+    quantiles = values(drift, "feature.drift.null_quantile", window="5m")
+    assert {key.split()[1] for key in quantiles} == {"psi", "ks"}
+
+
+def test_settings_know_every_statistic():
+    assert get_args(Statistic) == STATISTICS

@@ -11,6 +11,7 @@ import pytest
 
 from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
+from tidegauge.config import Slices
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.processors.alarms import Alarms
@@ -31,13 +32,16 @@ def rows(count, seed=0):
     )
 
 
-def full(settings):
-    """A processor with rows in each pane that there is: a day, at its end as often as panes change."""
+def reference():
     builder = ReferenceBuilder(bins=BINS, max_categories=10)
     batch = rows(2_000)
-    layout = layout_of(batch.schema)
-    builder.update(batch, layout)
-    drift = Drift(settings, [builder.build("m", "1", "file")])
+    builder.update(batch, layout_of(batch.schema))
+    return builder.build("m", "1", "file")
+
+
+def full(settings):
+    """A processor with rows in each pane that there is: a day, at its end as often as panes change."""
+    drift = Drift(settings, [reference()])
     begin, batch = 1_800_000_000 * 10**9, rows(3, 1)
     times = [begin + minute * 60 * 10**9 for minute in range(0, 26 * 60, 5)]
     times += [times[-1] + 25 * step * 10**9 for step in range(1, 13)]
@@ -76,3 +80,27 @@ def test_an_identity_takes_what_the_document_says(settings):
     assert panes == windows * settings.panes + 1 + Alarms.RECENT
     # A level has a pane less while the one that its window ends in is in the finer ones alone.
     assert panes - windows <= len(held) + len(recent) <= panes
+
+
+def test_slices_take_what_the_document_says():
+    settings = Settings(slices=Slices(columns=("p", "q"), max_columns=2, max_values=3, panes=4))
+    drift = Drift(settings, [reference()])
+    random, begin = np.random.default_rng(1), 1_800_000_000 * 10**9
+    for minute in range(0, 26 * 60, 5):
+        columns = rows(40, minute).to_pydict()
+        columns |= {name: [None, *random.integers(0, 50, 39).astype(str)] for name in "pq"}
+        batch = pa.RecordBatch.from_pydict(columns)
+        now_ns = begin + minute * 60 * 10**9
+        drift.update(Records("test", WHO, layout_of(batch.schema), batch, now_ns, batch.nbytes))
+    segments = drift._windows[WHO].slices.segments.values()
+    panes = sum(len(its.capture().held) for one in segments for its in one.slices.values())
+    row = r"^\| an identity's slices \| (.*?) for each slice, .* up to (.*?) \|"
+    [found] = re.findall(row, DOCUMENT.read_text(), re.M)
+    each, slices = found
+    known = {"`drift.slices.panes`": 4, "`max_columns`": 2, "`max_values`": 3, " panes": "", "\u00d7": "*"}
+    for name, value in known.items():
+        each, slices = each.replace(name, str(value)), slices.replace(name, str(value))
+    assert eval(each) == settings.slices.panes + 1
+    assert sum(len(one.slices) for one in segments) == eval(slices) == 2 * (3 + 2)
+    # A value without rows for a while has fewer panes, until it makes room.
+    assert 0.8 * eval(each) * eval(slices) <= panes <= eval(each) * eval(slices)

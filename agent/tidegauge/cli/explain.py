@@ -16,16 +16,13 @@ from rich.text import Text
 
 from tidegauge.backtest.replay import KEYS, Evaluation, evaluations
 from tidegauge.backtest.timeline import Moved, moved, shares
-from tidegauge.backtest.wording import figure, moves, percent, short, when
+from tidegauge.backtest.wording import figure, moves, percent, when
+from tidegauge.cli import slices
+from tidegauge.cli.histograms import side_by_side
 from tidegauge.identity import Identity
 from tidegauge.metric import Metric, Number
+from tidegauge.processors.report import BESIDE
 from tidegauge.snapshot import Snapshot
-
-BINS = 40
-"""Bins shown of one column: those that moved most."""
-
-_BAR = 14
-_EIGHTHS = " ▏▎▍▌▋▊▉"
 
 _REASONS = {
     "few_rows": "the window has fewer values than drift.min_rows",
@@ -41,28 +38,36 @@ class _Seen(NamedTuple):
 
     identity: Identity
     metrics: tuple[Metric, ...]
+    tables: tuple[Metric, ...]
 
     def numbers(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        """Those of the reference proper."""
         for metric in self.metrics:
             if metric.name == name:
                 for point in metric.points:
-                    if isinstance(point, Number):
-                        yield dict(point.attributes), point.value
+                    at = dict(point.attributes)
+                    if isinstance(point, Number) and at.keys().isdisjoint(BESIDE):
+                        yield at, point.value
 
 
-def explain(snapshot: Snapshot, model: str, version: str | None, feature: str | None) -> None:
-    """Print what the snapshot says of a model, or of one of its columns.
+def explain(
+    snapshot: Snapshot, model: str, version: str | None, feature: str | None, part: str | None = None
+) -> None:
+    """Print what the snapshot says of a model, or of one of its columns, as a whole or of a slice.
 
     Raises:
-        click.ClickException: where it knows no such model, version or column.
+        click.ClickException: where it knows no such model, version, column or slice.
     """
     console = Console()
     for seen in _find(snapshot, model, version):
         found = evaluations(seen.metrics, snapshot.time_ns)
         one = None if feature is None else _named(seen, found, feature)
         _head(console, seen, snapshot)
-        if one is None:
+        if part is not None:
+            slices.explain(console, seen.tables, part, feature)
+        elif one is None:
             _overview(console, seen, found)
+            slices.overview(console, seen.tables)
         else:
             _column(console, seen, one)
 
@@ -82,7 +87,13 @@ def _find(snapshot: Snapshot, model: str, version: str | None) -> list[_Seen]:
     }
     mine = [one for one in identities if one.model == model and version in (None, one.version)]
     if mine:
-        return [_Seen(one, tuple(_of(metric, one) for metric in snapshot.metrics)) for one in mine]
+        return [
+            _Seen(
+                one,
+                *(tuple(_of(metric, one) for metric in told) for told in (snapshot.metrics, snapshot.tables)),
+            )
+            for one in mine
+        ]
     versions = sorted({one.version for one in identities if one.model == model})
     if versions:
         raise click.ClickException(f"{model} has no version {version!r}; there are {', '.join(versions)}")
@@ -117,6 +128,10 @@ def _head(console: Console, seen: _Seen, snapshot: Snapshot) -> None:
     state = {None: "learning how much panes vary", 0.0: "no alarm", 1.0: "in alarm"}[alarm]
     rows = next((f"{rows:,.0f} rows, {at['source']}" for at, rows in seen.numbers("reference.rows")), "none")
     _say(console, name, f"{state}; reference of {rows}; seen at {when(snapshot.time_ns)}")
+    limits = {at["limit"]: value for at, value in seen.numbers("model.drift.limit")}
+    if limits:
+        text = "judged from {min_rows:,.0f} rows on; drifted from PSI {threshold:g} on, where significant"
+        _say(console, "verdicts", text.format(**limits))
 
 
 def _say(console: Console, what: str, text: str) -> None:
@@ -183,6 +198,8 @@ def _named(seen: _Seen, found: Sequence[Evaluation], feature: str) -> Evaluation
 def _column(console: Console, seen: _Seen, one: Evaluation) -> None:
     _say(console, one.column, "; ".join((_verdict(one), *_sentences(one))))
     console.print(_histograms(seen, one))
+    if unseen := ", ".join(_unseen(seen, one)):
+        _say(console, "most frequent of those that the reference lacks", unseen)
     if not one.unjudged:
         console.print(_statistics(seen, one))
     if windows := _windows(seen, one):
@@ -203,26 +220,17 @@ def _sentences(one: Evaluation) -> Iterator[str]:
         yield f"{percent(one.missing)} of the rows have no value"
 
 
+def _unseen(seen: _Seen, one: Evaluation) -> Iterator[str]:
+    for at, rows in seen.numbers(f"{one.kind}.unseen.category.rows"):
+        if at.get(KEYS[one.kind]) == one.column:
+            yield f"{at['category']} ({rows:,.0f} rows at least)"
+
+
 def _histograms(seen: _Seen, one: Evaluation) -> Table:
     reference, window = (_bins(seen, one, what) for what in ("reference.count", "window.count"))
     all_shares = {move.bin: move for move in shares(reference, window)}
-    kept = set(list(all_shares)[:BINS])
-    table = Table()
-    table.add_column("bin", overflow="fold")
-    for heading in ("reference", "window"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("of PSI", justify="right")
     shown = [all_shares.get(name) or _only(name, reference) for name in reference]
-    widest = max((max(move.reference, move.window) for move in shown), default=0.0)
-    for move in shown:
-        if not all_shares or move.bin in kept:
-            style = "bold" if move.share >= 0.1 else ""
-            part = percent(move.share) if all_shares else ""
-            bars = (_bar(share, widest) for share in (move.reference, move.window))
-            table.add_row(Text(short(move.bin)), *bars, part, style=style)
-    if len(shown) > BINS:
-        table.caption = f"the {BINS} of {len(shown)} bins that moved most"
-    return table
+    return side_by_side(shown, "window", has_parts=bool(all_shares))
 
 
 def _only(name: str, reference: dict[str, float]) -> Moved:
@@ -233,12 +241,6 @@ def _only(name: str, reference: dict[str, float]) -> Moved:
 def _bins(seen: _Seen, one: Evaluation, what: str) -> dict[str, float]:
     key = KEYS[one.kind]
     return {at["bin"]: value for at, value in seen.numbers(f"{one.kind}.{what}") if at.get(key) == one.column}
-
-
-def _bar(share: float, widest: float) -> str:
-    eighths = round(share / widest * _BAR * 8) if widest else 0
-    bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
-    return f"{bar:<{_BAR}} {percent(share):>5}"
 
 
 def _statistics(seen: _Seen, one: Evaluation) -> Table:

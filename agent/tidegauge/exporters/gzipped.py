@@ -12,7 +12,7 @@ import functools
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from tidegauge.exporters.pause import Pause
 
@@ -26,28 +26,53 @@ _POLYNOMIAL = 0xEDB88320  # of CRC-32, the lowest power in the highest bit
 _ONE = 1 << 31
 
 
-class _Deflated(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A large part of a page, held deflated, which takes a ninth for gauges. Its length is the part's."""
+
     fragment: bytes
     crc: int
     size: int
     shift: int
     """x**(8 * size) modulo the polynomial."""
 
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def plain(self) -> bytes:
+        """The part itself."""
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self.fragment)
+
+
+def packed(part: bytes) -> bytes | Piece:
+    """A part of a page to hold on to: deflated where it is large enough to be compressed alone."""
+    return _deflate(part) if len(part) >= _ALONE else part
+
+
+def joined(pieces: Iterable[bytes | Piece]) -> bytes:
+    """The page in plain."""
+    return b"".join([piece.plain if isinstance(piece, Piece) else piece for piece in pieces])
+
 
 class Gzip:
-    """Compresses pages, and keeps the fragments of the last one."""
+    """Compresses pages, and keeps of the last one what was not compressed before."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, _Deflated] = {}
+        self._known: dict[bytes, Piece] = {}
 
-    def compress(self, pieces: Sequence[bytes]) -> bytes:
+    def compress(self, pieces: Sequence[bytes | Piece]) -> bytes:
         """One gzip member of the concatenated pieces."""
         pause, groups = Pause(), list(_grouped(pieces))
-        known, kept = self._known, dict[bytes, _Deflated]()
+        known, kept = self._known, dict[bytes, Piece]()
         crc, size, fragments = 0, 0, []
         for piece in groups:
             pause()
-            found = kept[piece] = known.get(piece) or kept.get(piece) or _deflate(piece)
+            found = (
+                piece if isinstance(piece, Piece) else known.get(piece) or kept.get(piece) or _deflate(piece)
+            )
+            if not isinstance(piece, Piece):
+                kept[piece] = found
             crc = _multiply(crc, found.shift) ^ found.crc
             size += found.size
             fragments.append(found.fragment)
@@ -55,15 +80,15 @@ class Gzip:
         return b"".join([_HEADER, *fragments, _LAST_BLOCK, struct.pack("<II", crc, size & 0xFFFFFFFF)])
 
 
-def _grouped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _grouped(pieces: Iterable[bytes | Piece]) -> Iterator[bytes | Piece]:
     """Large pieces as they are, so that they are found again; small ones between them joined."""
     small: list[bytes] = []
     size = 0
     for piece in pieces:
-        if small and (len(piece) >= _ALONE or size >= _TOGETHER):
+        if small and (isinstance(piece, Piece) or len(piece) >= _ALONE or size >= _TOGETHER):
             yield b"".join(small)
             small, size = [], 0
-        if len(piece) >= _ALONE:
+        if isinstance(piece, Piece) or len(piece) >= _ALONE:
             yield piece
         else:
             small.append(piece)
@@ -72,10 +97,10 @@ def _grouped(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(small)
 
 
-def _deflate(piece: bytes) -> _Deflated:
+def _deflate(piece: bytes) -> Piece:
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     fragment = compressor.compress(piece) + compressor.flush(zlib.Z_FULL_FLUSH)
-    return _Deflated(fragment, zlib.crc32(piece), len(piece), _shift(len(piece)))
+    return Piece(fragment, zlib.crc32(piece), len(piece), _shift(len(piece)))
 
 
 def _multiply(a: int, b: int) -> int:

@@ -20,7 +20,7 @@ from tidegauge import __version__
 from tidegauge.batch import Signal
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.outcome import Verdict
-from tidegauge.metric import Attributes, Exemplar, Histogram, Kind, Metric, Number, Point, Summary
+from tidegauge.metric import Attributes, Exemplar, Histogram, Kind, Metric, Number, Shown, Summary, Table
 from tidegauge.snapshot import Snapshot, Snapshots
 from tidegauge.telemetry import Telemetry
 
@@ -55,7 +55,7 @@ class OtlpPush:
         self._snapshots = snapshots
         self._telemetry = telemetry
         self._resource = default_resource() | dict(resource)
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._last_push_s = last_push_s
         self._generation = 0
         self._stopping = asyncio.Event()
@@ -78,11 +78,11 @@ class OtlpPush:
             await asyncio.wait({self._pusher})
 
     async def _run(self) -> None:
-        delay_s = self._interval_s
+        delay_s = self.interval_s
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
-            delay_s = max(self._interval_s, await self._try_push())
+            delay_s = max(self.interval_s, await self._try_push())
         # Stopped in the midst of a push: that one told of an older snapshot, perhaps.
         await self._try_push()
 
@@ -197,6 +197,7 @@ def _metric(metric: Metric, time_ns: int) -> pb.Metric:
             body = message.summary
     start_ns = 0 if metric.kind is Kind.GAUGE else metric.start_ns
     for point in metric.points:
+        assert not isinstance(point, Table)  # Snapshot.metrics has none
         body.data_points.add(
             attributes=_attributes(point.attributes),
             start_time_unix_nano=point.start_ns or start_ns,
@@ -206,7 +207,7 @@ def _metric(metric: Metric, time_ns: int) -> pb.Metric:
     return message
 
 
-def _fields(point: Point) -> dict[str, Any]:
+def _fields(point: Shown) -> dict[str, Any]:
     if isinstance(point, Number):
         exemplars = () if point.exemplar is None else (point.exemplar,)
         return {"as_double": point.value, "exemplars": [_exemplar(one) for one in exemplars]}

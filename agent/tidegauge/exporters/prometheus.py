@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from tidegauge.exporters.exposition import Exposition, Format, renderer
-from tidegauge.exporters.gzipped import Gzip
+from tidegauge.exporters.gzipped import Gzip, joined
 from tidegauge.exporters.negotiation import accepts_gzip, negotiate
 from tidegauge.snapshot import Snapshots
 
@@ -119,4 +119,4 @@ class _Page:
     async def _join(self, exposition: Exposition, gzipped: bool) -> bytes:
         if gzipped:
             return await asyncio.to_thread(self._gzip.compress, exposition.pieces)
-        return await asyncio.to_thread(b"".join, exposition.pieces)
+        return await asyncio.to_thread(joined, exposition.pieces)

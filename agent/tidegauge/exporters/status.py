@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from tidegauge import __version__
-from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number, Point
+from tidegauge.metric import Attributes, ExponentialHistogram, Histogram, Kind, Metric, Number, Point, Table
 from tidegauge.snapshot import Snapshot
 from tidegauge.stats.exponential import quantile
 
@@ -96,15 +96,21 @@ class _View:
             if isinstance(point, Number):
                 yield dict(point.attributes), point.value
 
+    def proper(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        """Those of `drift.window` against the reference, and not of what is judged besides."""
+        for at, value in self.numbers(name):
+            if at.keys().isdisjoint(("window", "baseline", "reference")):
+                yield at, value
+
 
 def _drift(view: _View) -> str:
     rows: list[tuple[bool, float, Row]] = []
     for what, key in (("feature", "feature"), ("prediction", "output")):
         cells: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
         for column in ("drift.score", "window.rows", "missing", "drifted"):
-            for at, value in view.numbers(f"{what}.{column}"):
+            for at, value in view.proper(f"{what}.{column}"):
                 cells[_identity(at), at.get(key, "")][column] = value
-        for at, value in view.numbers(f"{what}.drift.p_value"):
+        for at, value in view.proper(f"{what}.drift.p_value"):
             if at.get("statistic") == "psi":  # the score's own, which the verdict goes by
                 cells[_identity(at), at.get(key, "")]["p"] = value
         for (identity, name), cell in cells.items():
@@ -317,6 +323,7 @@ def _slow_trace(point: ExponentialHistogram) -> str:
 
 
 def _summed(metric: Metric, point: Point) -> Row:
+    assert not isinstance(point, Table)  # Snapshot.metrics has none
     # As in names: of a counter a unit of 1 makes no ratio.
     unit = "" if (metric.kind, metric.unit) == (Kind.COUNTER, "1") else metric.unit
     if isinstance(point, Number):

@@ -93,10 +93,11 @@ class Changes:
         self._states: dict[Key, Floats] = {}
         self._times: dict[Key, int] = {}
         self._counts: Counter[Key] = Counter()
+        self._waiting: list[Records] = []
         self._sources: WeakKeyDictionary[Layout, tuple[_Source, ...]] = WeakKeyDictionary()
 
     def update(self, batch: Records) -> None:
-        """Feed a batch to all detectors. What is null, NaN or infinite is left out."""
+        """Take a batch in. It waits to be fed with others: until `settle`, or one of another layout."""
         if not self._chosen:
             return
         sources = self._sources.get(batch.layout)
@@ -104,16 +105,31 @@ class Changes:
             sources = self._sources[batch.layout] = tuple(
                 _sources(batch.layout, batch.content.schema, self._profiles)
             )
-        for source in sources:
-            values = source.read(*(batch.content.column(index) for index in source.columns))
+        if sources:
+            if self._waiting and self._waiting[0].layout is not batch.layout:
+                self.settle()
+            self._waiting.append(batch)
+
+    def settle(self) -> None:
+        """Feed what waits to all detectors. What is null, NaN or infinite is left out."""
+        waiting, self._waiting = self._waiting, []
+        for source in self._sources[waiting[0].layout] if waiting else ():
+            values = np.concatenate(
+                [source.read(*(batch.content.column(at) for at in source.columns)) for batch in waiting]
+            )
             rows = np.flatnonzero(np.isfinite(values))
             if len(rows) < len(values):
                 values = values[rows]
             for scale in source.scales if len(rows) else ():
-                self._feed(batch, source, scale, values, rows)
+                self._feed(waiting, source, scale, values, rows)
 
     def _feed(
-        self, batch: Records, source: _Source, scale: _Scale, values: Floats, rows: npt.NDArray[np.int64]
+        self,
+        batches: list[Records],
+        source: _Source,
+        scale: _Scale,
+        values: Floats,
+        rows: npt.NDArray[np.int64],
     ) -> None:
         chosen = [name for name in scale.detectors if name in self._chosen]
         if not chosen:
@@ -127,11 +143,11 @@ class Changes:
                 self._states[key] = detector.fresh()
             if count := detector.update(self._states[key], fed, changes):
                 self._counts[key] += count
-                time_ns = int(event_times(batch)[rows[changes[count - 1]]])
-                self._times[key] = min(time_ns, batch.received_ns)
+                self._times[key] = _time(batches, int(rows[changes[count - 1]]))
 
     def report(self, identity: Identity, points: Points) -> None:
         """Points of all detectors that have seen a value."""
+        self.settle()
         for key in self._states:
             where = identity.attributes(output=key.output, detector=key.detector, of=key.of)
             points["prediction.changes"].append(Number(where, float(self._counts[key])))
@@ -140,6 +156,7 @@ class Changes:
 
     def capture(self) -> dict[Key, Found]:
         """All of it but the counts, which begin at 0 again with the process."""
+        self.settle()
         return {key: Found(state.copy(), self._times.get(key, 0)) for key, state in self._states.items()}
 
     def restore(self, state: dict[Key, Found]) -> None:
@@ -149,6 +166,15 @@ class Changes:
                 self._states[key] = found.state
                 if found.time_ns:
                     self._times[key] = found.time_ns
+
+
+def _time(batches: list[Records], row: int) -> int:
+    """The event time of a row of all rows of the batches, and no later than it arrived: Unix nanoseconds."""
+    for batch in batches:
+        if row < batch.items:
+            return min(int(event_times(batch)[row]), batch.received_ns)
+        row -= batch.items
+    raise IndexError
 
 
 def _sources(layout: Layout, schema: pa.Schema, profiles: dict[str, Profile]) -> Iterator[_Source]:
@@ -213,8 +239,9 @@ def _plain(column: Column) -> Column:
 
 def _doubles(column: Column) -> Floats:
     """The numbers of a column, float64[rows], NaN for nulls."""
-    doubles: Column = pc.cast(_plain(column), pa.float64(), safe=False)
-    found: Floats = doubles.to_numpy(zero_copy_only=False)
+    if column.type != pa.float64():
+        column = pc.cast(_plain(column), pa.float64(), safe=False)
+    found: Floats = column.to_numpy(zero_copy_only=False)
     return found
 
 

@@ -17,10 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidegauge.identity import Identity
+from tidegauge.processors.adaptive import ScoresState
 from tidegauge.processors.alarms import AlarmState, Recent
 from tidegauge.processors.changes import Found, Key
 from tidegauge.processors.counts import Counts, Tables
 from tidegauge.processors.panes import PaneState
+from tidegauge.processors.past import SUMMARIES, Before, Hour, PastState
 from tidegauge.processors.stream import StreamState
 from tidegauge.processors.window import WindowState
 from tidegauge.statefile import StateError
@@ -51,6 +53,8 @@ class IdentityState(NamedTuple):
     alarms: AlarmState
     stream: StreamState
     changes: dict[Key, Found]
+    past: PastState | None = None
+    scores: ScoresState | None = None
 
 
 class FirstRows(NamedTuple):
@@ -138,6 +142,8 @@ def _identity_frame(state: IdentityState) -> bytes:
         "alarming": pa.array([alarms.alarming.tolist()], pa.list_(pa.bool_())),
         "panes": _list({"level": pa.array(levels), "number": pa.array(numbers), **panes}),
         "recent": _list(recent),
+        **_past_columns(state.past, state.tables),
+        **_score_columns(state.scores),
     }
     batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
     return _stream([batch.replace_schema_metadata({_KIND: _WINDOW})])
@@ -174,6 +180,8 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
         AlarmState(log_r.copy(), alarming, tuple(Recent(**arrays) for arrays in recent)),
         StreamState(row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py())),
         _changes(row["changes"].values),
+        _past(row, tables),
+        _scores(row, len(tables.profiles)),
     )
 
 
@@ -188,6 +196,62 @@ def _changes(detectors: Any) -> dict[Key, Found]:
         )
         for one in detectors
     }
+
+
+def _hour_like(tables: Tables) -> dict[str, npt.NDArray[Any]]:
+    empty = Counts(tables)
+    return Hour(
+        empty.counts.astype(np.uint32),
+        empty.categories.astype(np.uint32),
+        np.zeros((len(tables.profiles), len(SUMMARIES)), np.float32),
+    )._asdict()
+
+
+def _past_columns(past: PastState | None, tables: Tables) -> dict[str, pa.Array[Any]]:
+    """None where nothing asks for it."""
+    if past is None:
+        return {}
+    hours = _columns([hour._asdict() for hour in past.hours.values()], _hour_like(tables))
+    empty = Counts(tables).arrays()
+    return {
+        "hours": _list({"hour": pa.array(list(past.hours), pa.int64()), **hours}),
+        "open_hour": pa.array([past.open], pa.int64()),
+        "open_rows": _list(_columns([past.rows.arrays()], empty)),
+        "deviations": pa.array([past.deviations.ravel()], pa.list_(pa.float64())),
+        "fixed": _list(_columns([past.fixed._asdict()], {name: empty[name] for name in Before._fields})),
+    }
+
+
+def _past(row: Mapping[str, Any], tables: Tables) -> PastState | None:
+    if "hours" not in row:
+        return None
+    table, empty = row["hours"].values, Counts(tables).arrays()
+    hours = (Hour(**arrays) for arrays in _rows(table, _hour_like(tables)))
+    [rows] = _rows(row["open_rows"].values, empty)
+    [fixed] = _rows(row["fixed"].values, {name: empty[name] for name in Before._fields})
+    return PastState(
+        dict(zip(table.field("hour").to_pylist(), hours, strict=True)),
+        row["open_hour"].as_py(),
+        Counts.of(rows),
+        Before(**fixed),
+        row["deviations"].values.to_numpy().reshape(-1, len(SUMMARIES)),
+    )
+
+
+def _score_columns(scores: ScoresState | None) -> dict[str, pa.Array[Any]]:
+    if scores is None:
+        return {}
+    return {
+        "scores": pa.array([scores.scores.ravel()], pa.list_(pa.float32())),
+        "scores_window": pa.array([scores.number], pa.int64()),
+    }
+
+
+def _scores(row: Mapping[str, Any], columns: int) -> ScoresState | None:
+    if "scores" not in row:
+        return None
+    held = row["scores"].values.to_numpy(zero_copy_only=False).reshape(-1, columns)
+    return ScoresState(held, row["scores_window"].as_py())
 
 
 def _columns(

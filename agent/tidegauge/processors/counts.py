@@ -16,11 +16,12 @@ from tidegauge import categories
 from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.plain import Plain
+from tidegauge.processors.unseen import Unseen
 from tidegauge.processors.vectors import Frame, frames
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
-from tidegauge.stats.spots import locate
+from tidegauge.stats.spots import LENGTH, OFFSET, locate
 
 _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
@@ -69,10 +70,24 @@ class Tables:
         )
         return numeric, categorical
 
+    def has_bins_of(self, other: Tables) -> bool:
+        """Whether counts and sums on the other's bins are ones on these, column by column."""
+        return len(self.profiles) == len(other.profiles) and all(
+            (mine.name, mine.role, mine.kind, mine.categories, mine.center, mine.lowest, mine.highest)
+            == (its.name, its.role, its.kind, its.categories, its.center, its.lowest, its.highest)
+            and np.array_equal(mine.edges, its.edges)
+            for mine, its in zip(self.profiles, other.profiles, strict=True)
+        )
+
     @cached_property
     def bins(self) -> tuple[tuple[tuple[str, str], ...], ...]:
         """The attribute of each bin of each profile, for all who tell counts to share."""
         return tuple(tuple(("bin", label) for label in profile.bin_labels()) for profile in self.profiles)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the profiles."""
+        return tuple(profile.name for profile in self.profiles)
 
     @cached_property
     def profiles(self) -> tuple[Profile, ...]:
@@ -181,40 +196,74 @@ class Plan:
             place for place, profile in enumerate(tables.profiles) if profile.name not in here
         )
 
-    def prepare(self, content: Content, counts: Counts) -> Content:
+    def prepare(
+        self, content: Content, counts: Counts, unseen: Unseen | None = None, time_ns: int = 0
+    ) -> Content:
         """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
 
-        Columns that the batch lacks are missing in all its rows.
+        Columns that the batch lacks are missing in all its rows. Categories of no reference are named to
+        `unseen`, as of event time `time_ns`.
         """
-        if self._absent:
-            counts.tallies[self._absent, bins.MISSING] += content.num_rows
-        if self._absent_texts:
-            counts.missing[self._absent_texts] += content.num_rows
-        for frame in self._absent_vectors:
-            frame.miss(content.num_rows, counts.vectors)
+        self._add_absent(content.num_rows, counts)
         if not self._texts and not self._casts and not self._vectors:
             return content
         rows = content.rows if isinstance(content, Plain) else content
         for index, row in self._texts:
-            found, missing = categories.count(rows.column(index), self._tables.known[row])
-            counts.categories[row, : len(found)] += found
-            counts.missing[row] += missing
+            found = categories.count(rows.column(index), self._tables.known[row])
+            counts.categories[row, : len(found.totals)] += found.totals
+            counts.missing[row] += found.missing
+            if unseen is not None and len(found.others):
+                unseen.update(row, found.others, found.other_counts, time_ns)
         for index, frame in self._vectors:
             frame.fold(rows.column(index), counts.vectors)
+        return self._numbers(rows)
+
+    def _add_absent(self, rows: int, counts: Counts) -> None:
+        if self._absent:
+            counts.tallies[self._absent, bins.MISSING] += rows
+        if self._absent_texts:
+            counts.missing[self._absent_texts] += rows
+        for frame in self._absent_vectors:
+            frame.miss(rows, counts.vectors)
+
+    def _numbers(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows with numbers of types that the kernel does not read as doubles."""
         for index in self._casts:
             doubles: Any = pc.cast(rows.column(index), pa.float64(), safe=False)
             rows = rows.set_column(index, rows.schema.names[index], doubles)
         return rows
 
+    def fold_runs(self, rows: pa.RecordBatch, runs: Sequence[tuple[int, int, Counts]]) -> None:
+        """Add runs of a batch's rows, each a first row and a number of rows, to the counts of each."""
+        texts = [(row, categories.codes(rows.column(at), self._tables.known[row])) for at, row in self._texts]
+        located = spots_of(self._numbers(rows))
+        spots = located[0]
+        for begin, length, counts in runs:
+            self._add_absent(length, counts)
+            for row, codes in texts:
+                known = len(self._tables.known[row])
+                found = np.bincount(codes[begin : begin + length], minlength=known + 2)
+                counts.categories[row, : known + 1] += found[:-1]
+                counts.missing[row] += found[-1]
+            mine = spots.copy()
+            mine[:, OFFSET] += begin
+            mine[:, LENGTH] = length
+            self._fold(mine.reshape(1, *mine.shape), counts)
+        del located
+
     def fold(self, prepared: Sequence[Content], counts: Counts) -> None:
         """Add the numbers of batches to the counts, in one call."""
+        # What is exported is released with its capsule: they must outlive the kernel.
+        located = [spots_of(one) for one in prepared]
+        self._fold(np.array([spots for spots, _ in located]), counts)
+        del located
+
+    def _fold(self, spots: npt.NDArray[np.int64], counts: Counts) -> None:
         if not len(self._columns):
             return
         tables = self._tables
-        # What is exported is released with its capsule: they must outlive the kernel.
-        located = [spots_of(one) for one in prepared]
         bins.fold(
-            np.array([spots for spots, _ in located]),
+            spots,
             self._columns,
             tables.edges,
             tables.grids,
@@ -224,7 +273,6 @@ class Plan:
             counts.squares,
             counts.tallies,
         )
-        del located
 
 
 def spots_of(content: Any) -> tuple[npt.NDArray[np.int64], object]:

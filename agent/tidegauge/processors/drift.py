@@ -7,12 +7,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from tidegauge.batch import Batch, Records
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.metric import Metric, Number, attributes
-from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode
+from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode, fingerprint
 from tidegauge.processors.counts import Tables
 from tidegauge.processors.joint import Turns
 from tidegauge.processors.report import METRICS, Labels, Points
@@ -24,6 +25,24 @@ from tidegauge.statefile import StateError
 log = logging.getLogger(__name__)
 
 Model = tuple[str, str]
+
+_ID = 12
+"""Digits of a reference's fingerprint that are its id in labels."""
+
+
+class Prepared(NamedTuple):
+    """A reference that a model is to be compared with from now on, and what takes time to work out."""
+
+    reference: Reference
+    tables: Tables
+
+
+class Outgoing(NamedTuple):
+    """What still compares an identity with the reference of that id, until a Unix time, nanoseconds."""
+
+    watch: Watch
+    reference: str
+    until_ns: int
 
 
 class Drift:
@@ -44,12 +63,20 @@ class Drift:
         self._tables: dict[Model, Tables] = {}
         self._described: dict[Model, Points] = {}
         self._warm_ups: dict[Model, WarmUp] = {}
+        self._ids: dict[Model, str] = {}
         self._watches: dict[Identity, Watch] = {}
+        self._outgoing: dict[Identity, Outgoing] = {}
         self.turns = Turns(settings)
         self._on_reference = on_reference
         self._start_ns = time.time_ns()
         for reference in references:
-            self._adopt(reference)
+            self._adopt(self._lay_out(reference))
+
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
+        self._settings = settings
+        for watch in self._watches.values():
+            watch.retune(settings)
 
     def update(self, *batches: Batch) -> Mapping[str, int]:
         """Fold batches of records.
@@ -65,8 +92,8 @@ class Drift:
                     # One bad batch must not take those with it that were queued beside it.
                     log.exception("a batch of %s %s failed", *batch.identity[:2])
                     left_out["error"] += batch.items
-        for watch in self._watches.values():
-            watch.window.settle()
+        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
+            watch.settle()
         return left_out
 
     def _update(self, batch: Records) -> Mapping[str, int]:
@@ -96,7 +123,7 @@ class Drift:
         except ProfileError as error:
             log.warning("no reference of %s %s from its first rows: %s", *model, error)
             return
-        self._adopt(reference)
+        self._adopt(self._lay_out(reference))
         log.info("the first %d rows of %s %s are its reference now", reference.rows, *model)
         if self._on_reference is not None:
             self._on_reference(reference)
@@ -105,7 +132,8 @@ class Drift:
         """Statistics of every window, counts on both sides and the references' own rows."""
         points: Points = defaultdict(list)
         self.turns.take(now_ns)
-        for watch in self._watches.values():
+        self._outgoing = {who: one for who, one in self._outgoing.items() if now_ns < one.until_ns}
+        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
             watch.collect(now_ns, points)
         self._collect_references(points)
         return tuple(
@@ -118,6 +146,7 @@ class Drift:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
         identities = tuple(watch.capture() for watch in self._watches.values())
         stamp = (
+            tuple(self._ids.items()),
             tuple((identity, watch.window.updates) for identity, watch in self._watches.items()),
             tuple((model, warm_up.rows) for model, warm_up in self._warm_ups.items()),
         )
@@ -149,8 +178,7 @@ class Drift:
             return
         if len(self._watches) >= self._settings.max_identities:
             raise StateError("it has more identities than drift.max_identities")
-        watch = Watch(state.identity, state.tables, self._settings, self._start_ns)
-        self.turns.join(watch.joint)
+        watch = self._watch(state.identity, state.tables)
         watch.restore(state, complete=complete)
         self._watches[state.identity] = watch
 
@@ -165,13 +193,42 @@ class Drift:
         self._warm_ups[model].restore(state)
         self._keep_within_memory()
 
-    def _adopt(self, reference: Reference) -> None:
-        model = (reference.model, reference.version)
+    def prepare(self, reference: Reference) -> Prepared | None:
+        """What `switch` takes; None where the model has that very reference. On any thread: it takes a while,
+        2 to 8 ms a column."""
+        prepared = self._lay_out(reference)
+        if fingerprint(prepared.tables)[:_ID] == self._ids.get((reference.model, reference.version)):
+            return None
+        _ = prepared.tables.baselines, prepared.tables.bins  # kept from here on
+        return prepared
+
+    def switch(self, prepared: Prepared, now_ns: int) -> None:
+        """Compare a model with another reference from Unix time `now_ns`, nanoseconds.
+
+        All its identities change at once. Each goes on being compared with the one before as well, for
+        `drift.reference_overlap`, or until the reference changes again.
+        """
+        model = (prepared.reference.model, prepared.reference.version)
+        old = self._ids.get(model, "")
+        self._warm_ups.pop(model, None)
+        self._adopt(prepared)
+        until_ns = now_ns + int(self._settings.reference_overlap * 1e9)
+        for identity, watch in self._watches.items():
+            if (identity.model, identity.version) == model:
+                successor = self._watch(identity, prepared.tables)
+                successor.succeed(watch, now_ns)
+                watch.retire(old)
+                self._watches[identity] = successor
+                self._outgoing[identity] = Outgoing(watch, old, until_ns)
+        log.info("%s %s is compared with reference %s now, and was with %s", *model, self._ids[model], old)
+
+    def _lay_out(self, reference: Reference) -> Prepared:
         limit = self._settings.max_features
         if len(reference.profiles) > limit:
             log.warning(
                 "%s %s: only the first %d of %d columns are watched (drift.max_features)",
-                *model,
+                reference.model,
+                reference.version,
                 limit,
                 len(reference.profiles),
             )
@@ -180,12 +237,19 @@ class Drift:
         if len(reference.embeddings) > limit:
             log.warning(
                 "%s %s: only the first %d embeddings are watched (drift.multivariate.max_embeddings)",
-                *model,
+                reference.model,
+                reference.version,
                 limit,
             )
             reference = replace(reference, embeddings=reference.embeddings[:limit])
+        return Prepared(reference, Tables(reference))
+
+    def _adopt(self, prepared: Prepared) -> None:
+        reference, tables = prepared
+        model = (reference.model, reference.version)
         self._references[model] = reference
-        self._tables[model] = Tables(reference)
+        self._tables[model] = tables
+        self._ids[model] = fingerprint(tables)[:_ID]
         self._described[model] = {}
 
     def _fold(self, batch: Records) -> Mapping[str, int]:
@@ -194,16 +258,31 @@ class Drift:
             if len(self._watches) >= self._settings.max_identities:
                 return {"identity_limit": batch.items}
             tables = self._tables[batch.identity.model, batch.identity.version]
-            watch = Watch(batch.identity, tables, self._settings, self._start_ns)
+            watch = self._watch(batch.identity, tables)
             self._watches[batch.identity] = watch
-            self.turns.join(watch.joint)
-        return watch.update(batch)
+        left_out = watch.update(batch)
+        outgoing = self._outgoing.get(batch.identity)
+        if outgoing is not None:
+            outgoing.watch.fold(batch)
+        return left_out
+
+    def _watch(self, identity: Identity, tables: Tables) -> Watch:
+        watch = Watch(identity, tables, self._settings, self._start_ns)
+        self.turns.join(watch.joint)
+        return watch
 
     def _collect_references(self, points: Points) -> None:
         for (model, version), reference in self._references.items():
             where = attributes(model=model, version=version, source=reference.source)
             points["reference.rows"].append(Number(where, float(reference.rows)))
             points["reference.ready"].append(Number(where, 1.0))
+            where = attributes(
+                model=model, version=version, reference=self._ids[model, version], state="current"
+            )
+            points["model.reference.info"].append(Number(where, 1.0))
+        for old in {(who.model, who.version, one.reference) for who, one in self._outgoing.items()}:
+            where = attributes(model=old[0], version=old[1], reference=old[2], state="outgoing")
+            points["model.reference.info"].append(Number(where, 1.0))
         for (model, version), warm_up in self._warm_ups.items():
             where = attributes(model=model, version=version, source=warm_up.SOURCE)
             points["reference.rows"].append(Number(where, float(warm_up.rows)))

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tidegauge.config import Drift as Settings
-from tidegauge.identity import Identity
-from tidegauge.metric import Attributes, Number
+from tidegauge.metric import Attributes, Number, attributes
 from tidegauge.processors.counts import Counts
 from tidegauge.processors.evidence import FEW_ROWS, NULL_QUANTILE
 from tidegauge.processors.report import Points, family
@@ -19,7 +18,7 @@ from tidegauge.stats.embedding import MMD, STATISTICS, Findings, compare
 
 
 def report_embeddings(
-    identity: Identity,
+    shared: Attributes,
     frames: Sequence[Frame],
     counts: Counts,
     window: str,
@@ -29,12 +28,13 @@ def report_embeddings(
     """Points of all embeddings of a window; `window` is its label, "" for `drift.window`.
 
     One is drifted where its MMD is significant, at the false discovery rate `drift.significance` over the
-    judged embeddings of the identity, and at least `drift.multivariate.mmd_threshold`.
+    judged embeddings of the identity, and at least `drift.multivariate.mmd_threshold`. `shared` are the
+    identity's attributes.
     """
     told: list[tuple[str, Attributes, Findings]] = []
     for frame in frames:
         prefix, key = family(frame.embedding.role)
-        where = identity.attributes(**{key: frame.embedding.name, "window": window})
+        where = (*shared, *attributes(**{key: frame.embedding.name, "window": window}))
         sums = frame.read(counts.vectors)
         if not window:
             _describe(prefix, where, sums, points)

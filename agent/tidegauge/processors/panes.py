@@ -57,6 +57,11 @@ class Panes:
         """When the pane `number` of `level` begins, Unix nanoseconds."""
         return number * self._widths[level]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no level has a pane."""
+        return not any(self._levels)
+
     def holds(self, watermark_ns: int) -> bool:
         """Whether the watermark is in the panes that it was in when `retire` was last called, or before."""
         return watermark_ns < self._until

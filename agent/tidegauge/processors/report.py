@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from tidegauge.heavy_hitters import Ranked
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Attributes, Histogram, Number, Point
@@ -16,7 +17,7 @@ from tidegauge.metric import Kind as MetricKind
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.counts import Tally
 from tidegauge.processors.evidence import EMPTY_REFERENCE, FEW_ROWS, NULL_QUANTILE, Evidence
-from tidegauge.profile import Profile
+from tidegauge.profile import Profile, category_label
 from tidegauge.stats.comparison import PSI, STATISTICS
 
 Points = dict[str, list[Point]]
@@ -24,11 +25,18 @@ Points = dict[str, list[Point]]
 
 Pair = tuple[str, str]
 
+BESIDE = ("baseline", "reference")
+"""Attributes of points that are not of the reference proper, but of what stands beside it."""
+
 
 _STATISTICS = tuple(("statistic", name) for name in STATISTICS)
 _PROBABILITY = ("probability", str(NULL_QUANTILE))
 _REASONS = {reason: ("reason", reason) for reason in (FEW_ROWS, EMPTY_REFERENCE)}
 _MISSING = ("bin", "__missing__")
+
+
+_NAMED = 0.01
+"""The share of a window's rows from which an unseen category is named."""
 
 
 def family(role: Role) -> tuple[str, str]:
@@ -39,19 +47,26 @@ def family(role: Role) -> tuple[str, str]:
 class Labels:
     """The attributes of one column's points, made once: making them costs more than the points do.
 
-    Pairs are shared, those of `identity` by all columns: a pair takes 56 bytes, and a column of three windows
-    has 90 series. `bins` are the names of the bins, for the window that tells its counts.
+    Pairs are shared, those of `identity` by all columns: a pair takes 56 bytes, and a column has 90 series.
+    `bins` are the names of the bins, for the window that tells its counts; `told` the statistics that the
+    window tells.
     """
 
     def __init__(
-        self, identity: Attributes, profile: Profile, window: str = "", bins: Iterable[Pair] = ()
+        self,
+        identity: Attributes,
+        profile: Profile,
+        window: str = "",
+        bins: Iterable[Pair] = (),
+        told: Collection[str] = STATISTICS,
     ) -> None:
         self.prefix, key = family(profile.role)
         self.column: Attributes = (*identity, (key, profile.name))
         self.bins = tuple((*self.column, pair) for pair in (*bins, _MISSING))
         if window:
             self.column = (*self.column, ("window", window))
-        self.statistics = tuple((*self.column, pair) for pair in _STATISTICS)
+        self.places = tuple(place for place, name in enumerate(STATISTICS) if name in told)
+        self.statistics = tuple((*self.column, _STATISTICS[place]) for place in self.places)
         self.quantiles = tuple((*names, _PROBABILITY) for names in self.statistics)
         self.reasons = {reason: (*self.column, pair) for reason, pair in _REASONS.items()}
 
@@ -73,6 +88,15 @@ def describe(labels: Labels, column: Tally, points: Points) -> None:
                 points["prediction.mean"].append(Number(where, mean))
     counts = (*column.counts.tolist(), column.missing)
     points[f"{prefix}.window.count"].extend(map(Number, labels.bins, map(float, counts)))
+
+
+def name_unseen(labels: Labels, column: Tally, frequent: Ranked, most: int, points: Points) -> None:
+    """Points of the `most` frequent unseen categories. Those with less than a hundredth of the rows are left
+    out: of texts that hardly ever come twice, others would be named each time."""
+    for text, count in zip(frequent.texts[:most], frequent.counts[:most].tolist(), strict=True):
+        if count >= _NAMED * column.rows:
+            where = (*labels.column, ("category", category_label(text)))
+            points[f"{labels.prefix}.unseen.category.rows"].append(Number(where, float(count)))
 
 
 def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
@@ -98,17 +122,29 @@ def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
             ("null_quantile", names.quantiles, quantiles),
         ):
             points[f"{prefix}.drift.{metric}"].extend(
-                Number(key, value) for key, value in zip(keys, found, strict=True) if math.isfinite(value)
+                Number(key, found[at])
+                for at, key in zip(names.places, keys, strict=True)
+                if math.isfinite(found[at])
             )
 
 
-def alarm(labels: Sequence[Labels], alarms: Alarms, identity: Identity, points: Points) -> None:
+def alarm(labels: Sequence[Labels], alarms: Alarms, shared: Attributes, points: Points) -> None:
     """Points of the detectors: which columns are in alarm, and how near the others are."""
     alarming, shares = alarms.alarming.tolist(), alarms.shares.tolist()
     for names, is_alarm, share in zip(labels, alarming, shares, strict=True):
         points[f"{names.prefix}.drift.alarm"].append(Number(names.column, float(is_alarm)))
         points[f"{names.prefix}.drift.evidence"].append(Number(names.column, share))
-    points["model.drift.alarm"].append(Number(identity.attributes(), float(any(alarming))))
+    points["model.drift.alarm"].append(Number(shared, float(any(alarming))))
+
+
+def own_quantiles(
+    labels: Sequence[Labels], usual: npt.NDArray[np.float64], quantile: float, points: Points
+) -> None:
+    """Points of float64[columns]: what the columns' scores are below in a share of `quantile` of windows."""
+    for names, value in zip(labels, usual.tolist(), strict=True):
+        if math.isfinite(value):
+            where = (*names.column, ("probability", f"{quantile:g}"))
+            points[f"{names.prefix}.drift.own_quantile"].append(Number(where, value))
 
 
 def lifetime(identity: Identity, column: Tally) -> Histogram:
@@ -160,11 +196,22 @@ def _about(prefix: str, what: str) -> dict[str, About]:
         f"{prefix}.drift.evidence": About(
             gauge, "1", "Evidence of drift over time, as a share of what makes an alarm (logarithms)."
         ),
+        f"{prefix}.drift.own_quantile": About(
+            gauge, "{score}", "The quantile of the column's own scores: the adaptive threshold."
+        ),
+        f"{prefix}.seasonal.deviation": About(
+            gauge,
+            "{deviation}",
+            "The last hour's summary less what its week and hour let expect, in standard deviations.",
+        ),
         f"{prefix}.window.rows": About(
             gauge, "{row}", f"Rows of the {what} in the window, missing ones too."
         ),
         f"{prefix}.missing": About(gauge, "1", "Share of the window's rows without a value (null or NaN)."),
         f"{prefix}.unseen": About(gauge, "1", "Share of values that are no category of the reference."),
+        f"{prefix}.unseen.category.rows": About(
+            gauge, "{row}", "Rows at least of the most frequent categories that the reference lacks."
+        ),
         f"{prefix}.out_of_range": About(gauge, "1", "Share of values outside the reference's range."),
         f"{prefix}.nan": About(gauge, "1", "Share of the window's rows that are NaN."),
         f"{prefix}.infinite": About(gauge, "1", "Share of values that are infinite."),
@@ -190,6 +237,32 @@ METRICS: dict[str, About] = {
     "model.schema.changes": About(
         MetricKind.COUNTER, "{schema}", "Schemas that differ from all that came before them."
     ),
+    "model.drift.limit": About(
+        MetricKind.GAUGE,
+        "{limit}",
+        "What verdicts go by: rows, PSI that is material, false discovery rate.",
+    ),
+    "model.slice.rows": About(MetricKind.GAUGE, "{row}", "Rows of the slice in the window."),
+    "model.slice.drifted_columns": About(
+        MetricKind.GAUGE, "{column}", "Columns of the slice whose drift is significant and material."
+    ),
+    "model.slice.drift.score": About(
+        MetricKind.GAUGE, "{score}", "PSI of a slice's column to the reference, of the worst ones."
+    ),
+    "model.slice.drift.statistic": About(
+        MetricKind.GAUGE, "{score}", "Distances of a slice's column to the reference, of the worst ones."
+    ),
+    "model.slice.drift.p_value": About(
+        MetricKind.GAUGE, "{probability}", "Probability of so large a statistic of the slice without drift."
+    ),
+    "model.slice.drifted": About(
+        MetricKind.GAUGE, "{verdict}", "1 where the drift of a slice's column is significant and material."
+    ),
+    "model.slice.overflow": About(
+        MetricKind.COUNTER, "{row}", "Rows whose value of the segment column has no slice of its own."
+    ),
+    "model.slice.columns": About(MetricKind.TABLE, "1", "All columns of each slice."),
+    "model.slice.bins": About(MetricKind.TABLE, "1", "Histograms of what moved most in each slice."),
     "records.age": About(MetricKind.GAUGE, "s", "Time since the latest batch arrived."),
     "records.stale": About(MetricKind.GAUGE, "{verdict}", "1 where nothing has come for longer than usual."),
     "records.left_out": About(MetricKind.COUNTER, "{row}", "Rows left out for their event time, by reason."),
@@ -227,6 +300,9 @@ METRICS: dict[str, About] = {
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."
+    ),
+    "model.reference.info": About(
+        MetricKind.GAUGE, "{reference}", "1 for each reference that the model is compared with."
     ),
     "reference.rows": About(MetricKind.GAUGE, "{row}", "Rows that the model's reference is made of."),
     "reference.ready": About(

@@ -198,5 +198,5 @@ class _Places:
                 found[:, place] = doubles.to_numpy(zero_copy_only=False)
         for index, place, known in self._texts:
             texts = categories.texts(content.column(index).take(pa.array(rows)))
-            found[:, place] = categories.codes(texts, self._known[known])
+            found[:, place] = categories.numbered(texts, self._known[known])
         return found

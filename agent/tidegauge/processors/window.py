@@ -13,10 +13,13 @@ import pyarrow.compute as pc
 
 from tidegauge.batch import Content, Records
 from tidegauge.config import Drift as Settings
+from tidegauge.heavy_hitters import Ranked
 from tidegauge.layout import Layout, Role
 from tidegauge.plain import Plain
 from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
 from tidegauge.processors.panes import Panes, PaneState
+from tidegauge.processors.slices import Slices
+from tidegauge.processors.unseen import Unseen
 from tidegauge.units import Duration
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -59,6 +62,8 @@ class Window:
         self.lengths = lengths(settings)
         self._primary = settings.window
         self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
+        self.slices = Slices(tables, settings)
+        self._unseen = Unseen(int(settings.window * 1e9)) if settings.unseen_categories else None
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
@@ -102,6 +107,8 @@ class Window:
                 rows, times = _only(rows, times, times >= least)
                 late = batch.items - future - len(times)
         if len(times):
+            assert self._watermark is not None
+            self.slices.update(plan, batch.layout, rows, times, self._watermark)
             self._place(plan, rows, times)
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
@@ -131,6 +138,7 @@ class Window:
         assert self._watermark is not None
         pane = self._panes.place(time, time, self._watermark)
         assert pane is not None
+        self.slices.update(plan, batch.layout, batch.content, np.array([time]), self._watermark)
         self._put(plan, batch.content, pane)
         return {}
 
@@ -161,13 +169,21 @@ class Window:
         if self._where != (plan, pane):
             self.settle()
             self._where = plan, pane
-        self._waiting.append(plan.prepare(rows, pane))
+        assert self._watermark is not None
+        self._waiting.append(plan.prepare(rows, pane, self._unseen, self._watermark))
 
     def total(self, now_ns: int, length: Duration | None = None) -> Counts:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
         self.settle()
         # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
-        return self._panes.total(self._level(length), self._clock(now_ns))
+        return self._panes.total(self._level(length), self.clock(now_ns))
+
+    def frequent_unseen(self, column: int, now_ns: int) -> Ranked:
+        """The most frequent categories of no reference in a column of `Tables.categorical`, in
+        `drift.window` or up to a quarter longer. Not kept over a restart."""
+        if self._unseen is None:
+            return Ranked((), np.zeros(0, np.int64))
+        return self._unseen.frequent(column, self.clock(now_ns))
 
     def closed(self) -> Iterator[Closed]:
         """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
@@ -225,12 +241,18 @@ class Window:
 
     def stamp(self, now_ns: int) -> tuple[int, int]:
         """Differs from an earlier one if a total may."""
-        return self._updates, self._panes.begin(0, self._clock(now_ns))
+        clock = self.clock(now_ns)
+        return self._updates, self._panes.begin(0, clock) + self.slices.begin(clock)
+
+    def span(self, now_ns: int) -> tuple[int, int]:
+        """The event times at which `drift.window` begins and ends, at Unix time `now_ns`."""
+        end = self.clock(now_ns)
+        return self._panes.begin(self._level(None), end), end
 
     def _level(self, length: Duration | None) -> int:
         return self.lengths.index(self._primary if length is None else length)
 
-    def _clock(self, now_ns: int) -> int:
+    def clock(self, now_ns: int) -> int:
         """The event time that it is: the watermark, and what has passed since it was set."""
         return 0 if self._watermark is None else self._watermark + max(now_ns - self._arrived, 0)
 

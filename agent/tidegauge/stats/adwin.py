@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import boolean, float64, int64, njit, types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import KERNEL
 
 DELTA = 0.002
 """The default confidence, that of river and of the paper's experiments."""
@@ -32,16 +32,15 @@ _MAX_BUCKETS = 5
 _SHORTEST = 5  # values on either side of a cut
 _GRACE = 10  # values before the first look
 _LEVELS = 48  # 2**48 values: a million a second for nine years without a change
-_SLOTS = 8  # of a level: a ring of _MAX_BUCKETS + 1, and a power of two
-_MASK = _SLOTS - 1
 
 _DELTA, _SINCE, _WIDTH, _TOTAL, _VARIANCE, _USED, _CHANGED = range(7)
-_OLDEST = _CHANGED + 1  # per level: the slot of its oldest bucket
-_COUNT = _OLDEST + _LEVELS  # per level: how many buckets
-_SUMS = _COUNT + _LEVELS  # per level and slot: the bucket's sum
-_SQUARES = _SUMS + _LEVELS * _SLOTS  # and its sum of squares about its own mean
-SIZE = _SQUARES + _LEVELS * _SLOTS
-"""Numbers in a state: 6.9 KB of them."""
+_COUNT = _CHANGED + 1  # per level: how many buckets
+_SUMS = _COUNT + _LEVELS  # per level and bucket, the oldest first: its sum
+_SQUARES = _SUMS + _LEVELS * _MAX_BUCKETS  # and its sum of squares about its own mean
+_ROOM = _SQUARES + _LEVELS * _MAX_BUCKETS  # for buckets on their way, of two levels
+_QUEUE = _MAX_BUCKETS + CLOCK
+SIZE = _ROOM + 4 * _QUEUE
+"""Numbers in a state: 5.5 KB of them."""
 
 _ROUNDING = 1e-12
 """What a sum of doubles may be off by, relatively, and more."""
@@ -72,64 +71,81 @@ def variance(state: npt.NDArray[np.float64]) -> float:
 
 
 _STATE = types.Array(float64, 1, "C")
-
-
-@njit(types.void(_STATE, int64, float64, float64), **INLINE)
-def _append(state, level, total, squares):  # type: ignore[no-untyped-def]
-    slot = level * _SLOTS + (np.int64(state[_OLDEST + level] + state[_COUNT + level]) & _MASK)
-    state[_SUMS + slot] = total
-    state[_SQUARES + slot] = squares
-    state[_COUNT + level] += 1.0
-
-
-@njit(types.void(_STATE, int64, int64), **INLINE)
-def _forget(state, level, buckets):  # type: ignore[no-untyped-def]
-    """Remove the oldest ones of a level."""
-    state[_OLDEST + level] = np.float64((np.int64(state[_OLDEST + level]) + buckets) & _MASK)
-    state[_COUNT + level] -= buckets
+_VALUES = types.Array(float64, 1, "C", readonly=True)
 
 
 @njit(types.void(_STATE), **KERNEL)
 def _drop(state):  # type: ignore[no-untyped-def]
     """Take the oldest bucket out of the window."""
     level = np.int64(state[_USED]) - 1
-    slot = level * _SLOTS + np.int64(state[_OLDEST + level])
-    size, total = 2.0**level, state[_SUMS + slot]
+    first = level * _MAX_BUCKETS
+    size, total, squares = 2.0**level, state[_SUMS + first], state[_SQUARES + first]
     state[_WIDTH] -= size
     state[_TOTAL] -= total
     gap = total / size - state[_TOTAL] / state[_WIDTH]
-    state[_VARIANCE] -= state[_SQUARES + slot] + size * state[_WIDTH] * gap * gap / (size + state[_WIDTH])
-    _forget(state, level, 1)
+    state[_VARIANCE] -= squares + size * state[_WIDTH] * gap * gap / (size + state[_WIDTH])
+    state[_COUNT + level] -= 1.0
+    last = first + np.int64(state[_COUNT + level])
+    for place in range(first, last):
+        state[_SUMS + place] = state[_SUMS + place + 1]
+        state[_SQUARES + place] = state[_SQUARES + place + 1]
+    state[_SUMS + last] = state[_SQUARES + last] = 0.0
     if state[_COUNT + level] == 0.0:
         state[_USED] -= 1.0
 
 
-@njit(types.void(_STATE, float64), **INLINE)
-def _insert(state, value):  # type: ignore[no-untyped-def]
-    before, total = state[_WIDTH], state[_TOTAL]
-    if before > 0.0:
-        gap = value - total / before
-        state[_VARIANCE] += before * gap * gap / (before + 1.0)
-    state[_WIDTH] = before + 1.0
-    state[_TOTAL] = total + value
-    _append(state, 0, value, 0.0)
-    size, level = 1.0, 0
-    while state[_COUNT + level] > _MAX_BUCKETS:
-        first = np.int64(state[_OLDEST + level])
-        one = level * _SLOTS + first
-        other = level * _SLOTS + ((first + 1) & _MASK)
-        gap = state[_SUMS + one] / size - state[_SUMS + other] / size
-        squares = size * size * gap * gap / (size + size)
-        _append(
-            state,
-            level + 1,
-            state[_SUMS + one] + state[_SUMS + other],
-            state[_SQUARES + one] + state[_SQUARES + other] + squares,
-        )
-        _forget(state, level, 2)
-        size *= 2.0
-        level += 1
-    state[_USED] = max(state[_USED], np.float64(level + 1))
+@njit(types.void(_STATE, _VALUES), **KERNEL)
+def _measure(state, values):  # type: ignore[no-untyped-def]
+    """Add values to the window's width, sum and sum of squares."""
+    width, total, variance = state[_WIDTH], state[_TOTAL], state[_VARIANCE]
+    for place in range(values.size):
+        value = values[place]
+        if width > 0.0:
+            gap = value - total / width
+            variance += width * gap * gap / (width + 1.0)
+        width += 1.0
+        total += value
+    state[_WIDTH], state[_TOTAL], state[_VARIANCE] = width, total, variance
+
+
+@njit(types.void(_STATE, _VALUES), **KERNEL)
+def _keep(state, values):  # type: ignore[no-untyped-def]
+    """Add at most CLOCK values as buckets, and join the oldest two of a level while it has too many.
+
+    All at once, level by level: which buckets are joined does not depend on what is in them.
+    """
+    sums, squares = state[_ROOM : _ROOM + _QUEUE], state[_ROOM + _QUEUE : _ROOM + 2 * _QUEUE]
+    joined_sums = state[_ROOM + 2 * _QUEUE : _ROOM + 3 * _QUEUE]
+    joined_squares = state[_ROOM + 3 * _QUEUE : _ROOM + 4 * _QUEUE]
+    # The queue of a level: the buckets that it has end at place _MAX_BUCKETS, those that come begin there.
+    coming, level, size = values.size, 0, 1.0
+    for place in range(coming):
+        sums[_MAX_BUCKETS + place], squares[_MAX_BUCKETS + place] = values[place], 0.0
+    while coming > 0:
+        held = np.int64(state[_COUNT + level])
+        first, begin = level * _MAX_BUCKETS, _MAX_BUCKETS - held
+        for place in range(held):
+            sums[begin + place] = state[_SUMS + first + place]
+            squares[begin + place] = state[_SQUARES + first + place]
+        pairs = max(held + coming - _MAX_BUCKETS + 1, 0) // 2
+        for pair in range(pairs):
+            one = begin + 2 * pair
+            gap = sums[one] / size - sums[one + 1] / size
+            joined_sums[_MAX_BUCKETS + pair] = sums[one] + sums[one + 1]
+            joined_squares[_MAX_BUCKETS + pair] = (
+                squares[one] + squares[one + 1] + size * size * gap * gap / (size + size)
+            )
+        stay = held + coming - 2 * pairs
+        for place in range(stay):
+            state[_SUMS + first + place] = sums[begin + 2 * pairs + place]
+            state[_SQUARES + first + place] = squares[begin + 2 * pairs + place]
+        for place in range(stay, _MAX_BUCKETS):
+            state[_SUMS + first + place] = state[_SQUARES + first + place] = 0.0
+        state[_COUNT + level] = stay
+        sums, joined_sums = joined_sums, sums
+        squares, joined_squares = joined_squares, squares
+        coming, level, size = pairs, level + 1, 2.0 * size
+    state[_USED] = max(state[_USED], np.float64(level))
 
 
 @njit(boolean(_STATE), **KERNEL)
@@ -140,9 +156,9 @@ def _cut(state):  # type: ignore[no-untyped-def]
     spread = state[_VARIANCE] / state[_WIDTH]
     weight = np.log(2 * np.log(state[_WIDTH]) / state[_DELTA])
     for level in range(np.int64(state[_USED]) - 1, -1, -1):
-        size, first = 2.0**level, np.int64(state[_OLDEST + level])
+        size, first = 2.0**level, _SUMS + level * _MAX_BUCKETS
         for place in range(np.int64(state[_COUNT + level])):
-            total = state[_SUMS + level * _SLOTS + ((first + place) & _MASK)]
+            total = state[first + place]
             n0 += size
             n1 -= size
             total0 += total
@@ -163,7 +179,7 @@ def _cut(state):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(int64(_STATE, types.Array(float64, 1, "C", readonly=True), types.Array(int64, 1, "C")), **KERNEL)
+@njit(int64(_STATE, _VALUES, types.Array(int64, 1, "C")), **KERNEL)
 def update(state, values, changes):  # type: ignore[no-untyped-def]
     """Feed finite values. Returns how many changes there were.
 
@@ -173,18 +189,23 @@ def update(state, values, changes):  # type: ignore[no-untyped-def]
         changes: int64[n or more], whose first elements become the places of the values after which
             there was a change.
     """
-    found = 0
-    for place in range(values.size):
+    found = begin = 0
+    while begin < values.size:
         if state[_CHANGED] != 0.0:
             state[_SINCE:] = 0.0
-        _insert(state, values[place])
-        state[_SINCE] += 1.0
+        until_look = CLOCK - np.int64(state[_SINCE]) % CLOCK
+        end = min(begin + until_look, values.size)
+        _measure(state, values[begin:end])
+        _keep(state, values[begin:end])
+        state[_SINCE] += np.float64(end - begin)
+        begin = end
         if np.int64(state[_SINCE]) % CLOCK == 0 and state[_WIDTH] > _GRACE and _cut(state):
             changed = True
             while changed:  # the window shrinks until its parts agree
                 _drop(state)
                 changed = _cut(state)
             state[_CHANGED] = 1.0
-            changes[found] = place
+            changes[found] = end - 1
             found += 1
+    state[_ROOM:] = 0.0  # so that equal states are equal
     return found
