@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from tidegauge.batch import Records
-from tidegauge.config import Adaptive, Baseline
+from tidegauge.config import Adaptive, Baseline, Multivariate
 from tidegauge.config import Drift as Settings
-from tidegauge.config import Multivariate
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.metric import Histogram
