@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegauge.config import Config, ConfigError
-from tidegauge.config_file import load
+from tidegauge.config_file import ConfigFile, load
 from tidegauge.units import Duration, Size, parse_endpoint
 
 
@@ -234,3 +234,34 @@ def test_what_is_no_size(text):
 def test_what_is_no_endpoint(text):
     with pytest.raises(ValueError, match="HOST:PORT"):
         parse_endpoint(text)
+
+
+def test_a_file_is_parsed_again_where_its_bytes_have_changed(tmp_path):
+    path = tmp_path / "agent.yaml"
+    path.write_text("drift: {bins: 10}")
+    file = ConfigFile(path, {})
+    first = file.read()
+    assert file.read() is first
+    path.write_text("drift: [")
+    with pytest.raises(ConfigError, match="is not YAML: line 1"):
+        file.read()
+    path.write_text("drift: {bins: 11}")
+    assert file.read().drift.bins == 11
+    path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        file.read()
+
+
+def test_values_that_may_be_secrets_are_not_quoted(tmp_path):
+    path = tmp_path / "agent.yaml"
+    for text in (
+        "exporters: {otlp: {headers: {authorization: [my-secret]}}}",
+        "exporters: {otlp: {bearer_token_file: [my-secret]}}",
+        "receivers: {grpc: {auth: my-secret}}",
+        "receivers: {http: {auth: {basic_auth_file: {my: my-secret}}}}",
+        "exporters: {otlp: {headers: {authorization: my-secret\n]",
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load(path, {})
+        assert "my-secret" not in str(caught.value), text

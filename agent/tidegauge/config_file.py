@@ -23,13 +23,39 @@ from tidegauge.config import (
     Problem,
     Settings,
 )
+from tidegauge.config_listeners import listener_problems
 from tidegauge.environment import read
 from tidegauge.units import Allowance, Duration, Size, parse_endpoint, parse_period
 
 S = TypeVar("S", bound=Settings)
 
 _HEADER = re.compile("[A-Za-z0-9_.-]+")  # what gRPC takes; HTTP takes some more
+_SECRETIVE = re.compile(r"\.(auth|headers)\b|token|password|key")  # settings whose values are not shown
 _FRAMING = {"content-type", "content-length", "content-encoding", "transfer-encoding"}
+
+
+class ConfigFile:
+    """A configuration that is read again and again, and parsed where the file's bytes have changed.
+
+    Parsing takes some 15 ms of the interpreter's lock, which every few seconds the event loop would miss.
+    """
+
+    def __init__(self, path: str | Path | None, environ: Mapping[str, str]) -> None:
+        self._path = path
+        self._environ = environ
+        self._known: tuple[bytes, Config] | None = None
+
+    def read(self) -> Config:
+        """As `load`. Raises ConfigError."""
+        if self._path is None:
+            return load(None, self._environ)
+        try:
+            raw = Path(self._path).read_bytes()
+        except OSError as error:
+            raise ConfigError([Problem(str(self._path), f"cannot be read: {error.strerror}")]) from error
+        if self._known is None or self._known[0] != raw:
+            self._known = (raw, load(self._path, self._environ))
+        return self._known[1]
 
 
 def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
@@ -47,7 +73,7 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
         except OSError as error:
             raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}")]) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError([Problem(str(path), f"is not YAML: {' '.join(str(error).split())}")]) from error
+            raise ConfigError([Problem(str(path), f"is not YAML: {_place(error)}")]) from None
     problems: list[Problem] = []
     config = _build(Config, {} if raw is None else raw, "", problems)
     if not problems:
@@ -63,7 +89,7 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
 
 def _build(cls: type[S], raw: Any, path: str, problems: list[Problem]) -> S:
     if not isinstance(raw, Mapping):
-        problems.append(Problem(path or "file", f"must be a mapping, not {_shown(raw)}"))
+        problems.append(Problem(path or "file", f"must be a mapping, not {_shown(raw, path)}"))
         raw = {}
     hints = get_type_hints(cls, include_extras=True)
     for key in raw:
@@ -87,7 +113,7 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         return _build(kind, {} if raw is None else raw, path, problems)
     if get_origin(kind) is tuple and issubclass(get_args(kind)[0], Settings):
         if not isinstance(raw, list):
-            problems.append(Problem(path, f"must be a list, not {_shown(raw)}"))
+            problems.append(Problem(path, f"must be a list, not {_shown(raw, path)}"))
             return ()
         return tuple(
             _build(get_args(kind)[0], one, f"{path}[{index}]", problems) for index, one in enumerate(raw)
@@ -96,7 +122,7 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
         return _plain(kind, raw)
     except (msgspec.ValidationError, ValueError) as error:
         hint = "put it in quotes" if kind is str and isinstance(raw, int | float) else _choices(kind)
-        problems.append(Problem(path, f"{_shown(raw)} will not do: {error}", hint))
+        problems.append(Problem(path, f"{_shown(raw, path)} will not do: {error}", hint))
         return None
 
 
@@ -119,7 +145,17 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _shown(raw: Any) -> str:
+def _place(error: Exception) -> str:
+    """What is wrong with a file and in which line, without the line: it may be one with a secret."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return getattr(error, "reason", type(error).__name__)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
+def _shown(raw: Any, path: str) -> str:
+    if _SECRETIVE.search(path):
+        return "what stands there"
     text = repr(raw)
     return text if len(text) <= 40 else text[:37] + "..."
 
@@ -138,24 +174,7 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
 
 
 def _contradictions(config: Config) -> list[Problem]:
-    problems = []
-    endpoints = {
-        "receivers.grpc.endpoint": config.receivers.grpc.endpoint,
-        "receivers.http.endpoint": config.receivers.http.endpoint,
-        "exporters.prometheus.endpoint": config.exporters.prometheus.endpoint,
-    }
-    taken: dict[tuple[str, int], str] = {}
-    for path, text in endpoints.items():
-        if text is None:
-            continue  # reported already
-        try:
-            address = parse_endpoint(text)
-        except ValueError as error:
-            problems.append(Problem(path, str(error), "write HOST:PORT, for instance 127.0.0.1:4317"))
-            continue
-        if address[1] and address in taken:
-            problems.append(Problem(path, f"{text} is taken by {taken[address]}", "give each its own port"))
-        taken[address] = path
+    problems, taken = listener_problems(config)
     drift = config.drift
     if drift.window and drift.other_windows:
         ascending = sorted({drift.window, *drift.other_windows})
@@ -168,6 +187,12 @@ def _contradictions(config: Config) -> list[Problem]:
         problems.append(
             Problem("drift.allowed_lateness", "is longer than drift.window", "such rows have left the window")
         )
+    health = config.health
+    if health.step and health.window and not 20 <= health.window / health.step <= 5760:
+        message = f"has {health.window / health.step:.0f} steps (health.step)"
+        problems.append(Problem("health.window", message, "20 to 5760 of them, for instance 1h of 15s"))
+    if health.max_lag > health.window / 2:
+        problems.append(Problem("health.max_lag", "is longer than half of health.window"))
     names = [(reference.model, reference.version) for reference in config.references]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -224,7 +249,14 @@ def _destination_problems(
             if ("127.0.0.1" if host == "localhost" else host, port) in own:
                 problem, hint = f"{endpoint} is this agent itself", "name the collector behind it"
     problems = [Problem(f"{path}.endpoint", problem, hint)] if problem else []
-    return [*problems, *_header_problems(path, settings.headers)]
+    return [*problems, *_header_problems(path, settings.headers), *_identity_problems(path, settings)]
+
+
+def _identity_problems(path: str, settings: Destination) -> Iterator[Problem]:
+    if (settings.client_certificate is None) != (settings.client_key is None):
+        yield Problem(f"{path}.client_key", "a client certificate and its key go together")
+    if settings.bearer_token_file is not None and "authorization" in map(str.lower, settings.headers):
+        yield Problem(f"{path}.bearer_token_file", "authorization stands in the headers too")
 
 
 def _header_problems(path: str, headers: Mapping[str, str]) -> Iterator[Problem]:

@@ -37,7 +37,7 @@ class Publisher:
         self._observe = (self.observe, pipeline.observe, *observe)
         self._telemetry = telemetry
         self._snapshots = snapshots
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._published_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -70,11 +70,11 @@ class Publisher:
     async def _statistics(self) -> None:
         while True:
             await self._collect()
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self.interval_s)
 
     async def _counters(self) -> None:
         while True:
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self.interval_s)
             self._count()
 
     async def _collect(self) -> None:

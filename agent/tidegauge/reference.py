@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidegauge import categories
+from tidegauge.heavy_hitters import HeavyHitters
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.profile import Profile, ProfileError, Reference
 from tidegauge.stats.bins import bin_index, grid, quantile_edges
 from tidegauge.stats.value_counts import ValueCounts
 
 MAX_DISTINCT = 100_000
-"""Distinct texts counted per column; those met after that many count as `other`."""
+"""Distinct texts counted exactly per column. Of more, the most frequent are counted (`heavy_hitters`)."""
 
 
 class ReferenceBuilder:
     """Folds record batches into profiles. The order and the size of the batches leave no trace, nor does
     it show how they were shared out among builders that were merged; but for columns of more than
-    MAX_DISTINCT texts, of which those met first are counted.
+    MAX_DISTINCT texts, whose counts may then be too small by the summary's error: less than one row
+    in MAX_DISTINCT.
 
     `categorical` names numeric columns whose numbers are codes, to be counted one by one.
     """
@@ -191,36 +192,29 @@ class _Numbers(_Column):
 class _Texts(_Column):
     def __init__(self) -> None:
         super().__init__()
-        self._counts: Counter[str] = Counter()
-        self._other = 0
+        self._counts = HeavyHitters(MAX_DISTINCT)
 
     def update(self, column: Any) -> None:
         texts, counts, missing = categories.distinct(column)
         self.missing += missing
-        self._add(zip(texts.to_pylist(), counts.tolist(), strict=True))
+        self._counts.update(texts, counts)
 
     def merge(self, other: _Texts) -> None:
-        self._other += other._other
-        self._add(other._counts.items())
-
-    def _add(self, counted: Iterable[tuple[str, int]]) -> None:
-        for text, count in counted:
-            if text in self._counts or len(self._counts) < MAX_DISTINCT:
-                self._counts[text] += count
-            else:
-                self._other += count
+        self._counts.merge(other._counts)
 
     def profile(self, name: str, most: int) -> Profile:
         # Ties are broken by the text, so that the order of the rows leaves no trace.
-        ranked = sorted((-count, text) for text, count in self._counts.items() if count)
-        kept = ranked[:most]
-        if len(ranked) > most:
+        ranked, error = self._counts.ranked(), self._counts.error
+        kept = min(most, len(ranked.texts))
+        first_out = int(ranked.counts[most]) if len(ranked.texts) > most else 0
+        if len(ranked.texts) > most or error:
             # Of categories about as frequent, those kept were lucky, and would fall back in every
-            # window: only what stands out of the first one left out (four standard errors) is kept.
-            cut = -ranked[most][0]
-            kept = [(count, text) for count, text in kept if -count > cut + 4 * math.sqrt(cut)]
-        other = self._other - sum(count for count, _ in ranked[len(kept) :])
-        counts = np.array([*(-count for count, _ in kept), other], np.int64)
+            # window: only what stands out of the first one left out (four standard errors) is kept,
+            # which may have as many rows more than were counted as the summary's error.
+            cut = first_out + error
+            kept = min(kept, int((ranked.counts > cut + 4 * math.sqrt(cut)).sum()))
+        other = self._counts.rows - int(ranked.counts[:kept].sum())
+        counts = np.array([*ranked.counts[:kept], other], np.int64)
         empty = np.empty(0)
-        texts = tuple(text for _, text in kept)
+        texts = ranked.texts[:kept]
         return Profile(name, self.role, Kind.CATEGORICAL, self.missing, counts, empty, empty, empty, texts)

@@ -108,3 +108,23 @@ def parse_endpoint(text: str, default_port: int | None = None) -> tuple[str, int
     if match is None or port is None or port > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT")
     return match[1] or match[2], port
+
+
+def unix_path(text: str) -> str | None:
+    """The path of a Unix socket's endpoint; None for one of HOST:PORT.
+
+    >>> unix_path("unix:/run/tidegauge/otlp.sock"), unix_path("127.0.0.1:4317")
+    ('/run/tidegauge/otlp.sock', None)
+
+    Raises:
+        ValueError: where the path is not absolute, or longer than Linux takes (107 bytes, of which the
+            agent needs 9 while it binds).
+    """
+    if not text.startswith("unix:"):
+        return None
+    path = text.removeprefix("unix:")
+    if not path.startswith("/") or path.startswith("//") or path.endswith("/"):
+        raise ValueError(f"{text!r} is not unix:/PATH")
+    if len(path.encode()) > 98:
+        raise ValueError(f"{text!r} is longer than the 98 bytes that a socket's path may have here")
+    return path

@@ -18,6 +18,7 @@ from tidegauge.layout import layout_of
 from tidegauge.processors.drift import Drift
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.snapshot import Snapshots
+from tidegauge.units import Duration
 
 
 def table(rows, factor=1.0):
@@ -43,7 +44,8 @@ def reference():
 @pytest.fixture
 def snapshot(tmp_path, reference):
     """A saved one: `amount` has doubled, `note` is in no reference, and a canary has too few rows."""
-    drift, now = Drift(Settings(), [reference]), time.time_ns()
+    settings = Settings(other_windows=(Duration("24h"),))
+    drift, now = Drift(settings, [reference]), time.time_ns()
     for stage, count in (("", 3_000), ("canary", 50)):
         rows = table(count, 2.0).append_column("note", pa.array(["x"] * count))
         identity = Identity("fraud", "2.1", stage)

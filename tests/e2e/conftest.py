@@ -311,6 +311,12 @@ def _free_port() -> int:
     return free_port()
 
 
+@pytest.fixture(name="ports")
+def _ports() -> Callable[[], int]:
+    """Another port that is free, each time."""
+    return free_port
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     """Makes a new empty folder each time."""

@@ -55,13 +55,18 @@ class Alarms:
 
     def __init__(self, tables: Tables, settings: Settings) -> None:
         self._tables = tables
-        self._threshold = settings.threshold
-        columns = len(tables.profiles)
-        pane_s = settings.window / settings.panes
-        self.level = math.log(max(columns * settings.false_alarm_interval / pane_s, 2.0))
-        self.log_r = np.full(columns, -math.inf)
-        self.alarming: npt.NDArray[np.bool_] = np.zeros(columns, bool)
+        self.retune(settings)
+        self.log_r = np.full(len(tables.profiles), -math.inf)
+        self.alarming: npt.NDArray[np.bool_] = np.zeros(len(tables.profiles), bool)
         self._recent: deque[Recent] = deque(maxlen=self.RECENT)
+
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from the next pane on. The evidence so far stands, for what it was
+        gathered against: R stays a supermartingale where the alternative changes between two panes."""
+        self._threshold = settings.threshold
+        pane_s = settings.window / settings.panes
+        columns = len(self._tables.profiles)
+        self.level = math.log(max(columns * settings.false_alarm_interval / pane_s, 2.0))
         self._given: tuple[npt.NDArray[np.float64], ...] | None = None
 
     @property

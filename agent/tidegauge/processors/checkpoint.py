@@ -19,6 +19,7 @@ import pyarrow as pa
 from tidegauge.identity import Identity
 from tidegauge.processors.adaptive import ScoresState
 from tidegauge.processors.alarms import AlarmState, Recent
+from tidegauge.processors.changes import Found, Key
 from tidegauge.processors.counts import Counts, Tables
 from tidegauge.processors.panes import PaneState
 from tidegauge.processors.past import SUMMARIES, Before, Hour, PastState
@@ -29,6 +30,14 @@ from tidegauge.statefile import StateError
 _KIND, _WINDOW, _FIRST_ROWS = b"tidegauge.state", b"window", b"first_rows"
 _FRAME_BYTES = 4 << 20
 """First rows that go into a frame: it is made in memory."""
+
+_DETECTOR = pa.struct(
+    [
+        *((name, pa.string()) for name in Key._fields),
+        ("time_ns", pa.int64()),
+        ("state", pa.list_(pa.float64())),
+    ]
+)
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
@@ -43,6 +52,7 @@ class IdentityState(NamedTuple):
     window: WindowState
     alarms: AlarmState
     stream: StreamState
+    changes: dict[Key, Found]
     past: PastState | None = None
     scores: ScoresState | None = None
 
@@ -124,6 +134,7 @@ def _identity_frame(state: IdentityState) -> bytes:
         "first_ns": pa.array([state.stream.first_ns]),
         "last_ns": pa.array([state.stream.last_ns]),
         "pauses": pa.array([list(state.stream.pauses)], pa.list_(pa.int64())),
+        "changes": pa.array([[_detector(*one) for one in state.changes.items()]], pa.list_(_DETECTOR)),
         "log_r": pa.array([alarms.log_r]),
         "alarming": pa.array([alarms.alarming.tolist()], pa.list_(pa.bool_())),
         "panes": _list({"level": pa.array(levels), "number": pa.array(numbers), **panes}),
@@ -165,6 +176,7 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
         ),
         AlarmState(log_r.copy(), alarming, tuple(Recent(**arrays) for arrays in recent)),
         StreamState(row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py())),
+        _changes(row["changes"].values),
         _past(row, tables),
         _scores(row, len(tables.profiles)),
     )
@@ -224,6 +236,19 @@ def _scores(row: Mapping[str, Any], columns: int) -> ScoresState | None:
         return None
     held = row["scores"].values.to_numpy(zero_copy_only=False).reshape(-1, columns)
     return ScoresState(held, row["scores_window"].as_py())
+
+
+def _detector(key: Key, found: Found) -> dict[str, Any]:
+    return {**key._asdict(), "time_ns": found.time_ns, "state": found.state}
+
+
+def _changes(detectors: Any) -> dict[Key, Found]:
+    return {
+        Key(*(one[name].as_py() for name in Key._fields)): Found(
+            one["state"].values.to_numpy().copy(), one["time_ns"].as_py()
+        )
+        for one in detectors
+    }
 
 
 def _columns(

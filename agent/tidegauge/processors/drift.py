@@ -70,6 +70,12 @@ class Drift:
         for reference in references:
             self._adopt(self._lay_out(reference))
 
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
+        self._settings = settings
+        for watch in self._watching():
+            watch.retune(settings)
+
     def update(self, *batches: Batch) -> Mapping[str, int]:
         """Fold batches of records.
 
@@ -84,9 +90,12 @@ class Drift:
                     # One bad batch must not take those with it that were queued beside it.
                     log.exception("a batch of %s %s failed", *batch.identity[:2])
                     left_out["error"] += batch.items
-        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
+        for watch in self._watching():
             watch.window.settle()
         return left_out
+
+    def _watching(self) -> tuple[Watch, ...]:
+        return (*self._watches.values(), *(one.watch for one in self._outgoing.values()))
 
     def _update(self, batch: Records) -> Mapping[str, int]:
         model = (batch.identity.model, batch.identity.version)
@@ -124,7 +133,7 @@ class Drift:
         """Statistics of every window, counts on both sides and the references' own rows."""
         points: Points = defaultdict(list)
         self._outgoing = {who: one for who, one in self._outgoing.items() if now_ns < one.until_ns}
-        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
+        for watch in self._watching():
             watch.collect(now_ns, points)
         self._collect_references(points)
         return tuple(

@@ -217,6 +217,12 @@ METRICS: dict[str, About] = {
     "prediction_id.duplicates": About(
         MetricKind.COUNTER, "{row}", "Prediction ids that had come before, among those remembered."
     ),
+    "prediction.changes": About(
+        MetricKind.COUNTER, "{change}", "Changes that a detector found in an output, or in its error."
+    ),
+    "prediction.change.time": About(
+        MetricKind.GAUGE, "s", "Event time of the last change that a detector found."
+    ),
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."

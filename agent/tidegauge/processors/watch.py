@@ -16,6 +16,7 @@ from tidegauge.metric import Histogram, Number
 from tidegauge.processors.adaptive import Scores
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.baselines import Against, Names, compared, deviations
+from tidegauge.processors.changes import Changes
 from tidegauge.processors.checkpoint import IdentityState
 from tidegauge.processors.counts import Counts, Tables, Tally, tallies
 from tidegauge.processors.evidence import Evidence
@@ -52,6 +53,7 @@ class Watch:
         self.stream = Stream(settings)
         self.past = Past(tables, settings) if settings.other_baselines else None
         self.scores = Scores(len(tables.profiles), settings) if settings.adaptive.use != "none" else None
+        self.changes = Changes(tables.profiles, settings)
         self._settings = settings
         self._run_start_ns = start_ns
         self._shared = identity.attributes()
@@ -67,10 +69,17 @@ class Watch:
         """Of the reference."""
         return self.window.tables
 
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from now on. The rows and the evidence stay."""
+        self._settings = settings
+        self._judged = None
+        self.alarms.retune(settings)
+
     def update(self, batch: Records) -> Mapping[str, int]:
         """Take a batch in; returns the rows left out, by reason."""
         left_out = self.fold(batch)
         self.stream.update(batch, left_out)
+        self.changes.update(batch)
         return left_out
 
     def fold(self, batch: Records) -> Mapping[str, int]:
@@ -91,6 +100,7 @@ class Watch:
             points[name].extend(more)
         if not self._is_outgoing:
             self.stream.report(self.identity, now_ns, points)
+            self.changes.report(self.identity, points)
 
     def capture(self) -> IdentityState:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
@@ -102,6 +112,7 @@ class Watch:
             self.window.capture(),
             self.alarms.capture(),
             self.stream.capture(),
+            self.changes.capture(),
             None if self.past is None else self.past.capture(),
             None if self.scores is None else self.scores.capture(),
         )
@@ -115,6 +126,7 @@ class Watch:
         self.window.restore(state.window, anew=not complete)
         self.alarms.restore(state.alarms)
         self.stream.restore(state.stream)
+        self.changes.restore(state.changes)
         if self.past is not None and state.past is not None:
             self.past.restore(state.past)
         if self.scores is not None and state.scores is not None:
@@ -126,8 +138,9 @@ class Watch:
     def succeed(self, old: Watch, now_ns: int) -> None:
         """Go on with the stream of `old`, which was compared with another reference until Unix time `now_ns`.
 
-        On the same bins the windows and the past go on too; else they begin with no rows, and so does the
-        lifetime. Alarms begin anew: what they have gathered speaks against another reference.
+        On the same bins windows, past and lifetime go on, and so do change points, which are sought in the
+        reference's standard deviations; else they begin with no rows. Alarms begin anew: what they have
+        gathered speaks against another reference.
         """
         self.stream = old.stream
         state = old.window.capture()
@@ -136,7 +149,7 @@ class Watch:
         if self.tables.has_bins_of(old.tables):
             # Copies, for the old ones go on as well.
             held = {place: pane.copy() for place, pane in state.panes.held.items()}
-            self._start_ns, self._sums = old._start_ns, dict(old._sums)
+            self._start_ns, self._sums, self.changes = old._start_ns, dict(old._sums), old.changes
             if self.past is not None and old.past is not None:
                 self.past.restore(old.past.capture())
         panes = state.panes._replace(held=held)
