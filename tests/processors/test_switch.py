@@ -243,6 +243,17 @@ def test_after_a_switch_the_state_is_written_and_belongs_to_the_new_reference():
     assert Drift(SETTINGS, [OLD]).restore(list(drift.capture().frames()), complete=True)
 
 
+def test_other_thresholds_are_those_of_both():
+    drift = Drift(SETTINGS, [OLD])
+    send(drift, 0, mean=1.0)
+    old = ids(drift, 0)["current"]
+    switch(drift, SAME_BINS, 1)
+    assert set(told(drift, 1, "feature.drifted", old).values()) == {1}
+    drift.retune(structs.replace(SETTINGS, threshold=50.0))
+    for reference in (old, ""):
+        assert set(told(drift, 1, "feature.drifted", reference).values()) == {0}
+
+
 def test_the_very_same_reference_is_no_change():
     drift = Drift(SETTINGS, [OLD])
     assert drift.prepare(reference()) is None

@@ -138,6 +138,15 @@ def test_each_row_is_closed_once_and_in_order_however_the_watermark_jumps(its, b
         assert sum(int(one.counts.counts.sum()) for one in closed) == sent - 1
 
 
+def test_a_batch_across_the_beginning_of_a_shorter_window_is_parted():
+    """Both rows lie in one pane of the longer window, and one of them in the shorter window too."""
+    panes = window(SEVERAL)
+    panes.update(at(2, received_s=2))
+    panes.update(at(-1, -9, received_s=2))
+    for length, rows in (("12s", 2), ("60s", 3)):
+        assert int(panes.total(NOW + 2 * S, Duration(length)).counts.sum()) == rows
+
+
 def test_panes_that_a_jump_retires_are_closed_first():
     """A stream that pauses for longer than its window: what came before the pause is judged all the same."""
     panes = window()

@@ -19,7 +19,7 @@ within a few panes after its cause."""
 
 END = 0.5
 """An alarm ends where ln R has fallen below this share of its level. At a drift just above the threshold,
-whose evidence is nothing on average, alarms of 500 rows a pane begin a tenth as often as without."""
+whose evidence is nothing on average, alarms of 500 rows a pane begin a sixth as often as without."""
 
 
 class Recent(NamedTuple):

@@ -75,7 +75,7 @@ class Drift:
     def retune(self, settings: Settings) -> None:
         """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
         self._settings = settings
-        for watch in self._watches.values():
+        for watch in self._watching():
             watch.retune(settings)
 
     def update(self, *batches: Batch) -> Mapping[str, int]:
@@ -92,9 +92,12 @@ class Drift:
                     # One bad batch must not take those with it that were queued beside it.
                     log.exception("a batch of %s %s failed", *batch.identity[:2])
                     left_out["error"] += batch.items
-        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
+        for watch in self._watching():
             watch.settle()
         return left_out
+
+    def _watching(self) -> tuple[Watch, ...]:
+        return (*self._watches.values(), *(one.watch for one in self._outgoing.values()))
 
     def _update(self, batch: Records) -> Mapping[str, int]:
         model = (batch.identity.model, batch.identity.version)
@@ -133,7 +136,7 @@ class Drift:
         points: Points = defaultdict(list)
         self.turns.take(now_ns)
         self._outgoing = {who: one for who, one in self._outgoing.items() if now_ns < one.until_ns}
-        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
+        for watch in self._watching():
             watch.collect(now_ns, points)
         self._collect_references(points)
         return tuple(

@@ -76,10 +76,14 @@ class Panes:
 
     def place(self, first_ns: int, last_ns: int, watermark_ns: int) -> Counts | None:
         """The one pane for rows between two times, or None where there are several or none."""
+        finer_ns: float = math.inf  # from where on rows belong to the level before
         for level, width in enumerate(self._widths):
-            if first_ns >= self.begin(level, watermark_ns):
+            begin_ns = self.begin(level, watermark_ns)
+            if first_ns >= begin_ns:
                 number = first_ns // width
-                return self._pane(level, number) if last_ns // width == number else None
+                alone = last_ns // width == number and last_ns < finer_ns
+                return self._pane(level, number) if alone else None
+            finer_ns = begin_ns
         return None
 
     def places(

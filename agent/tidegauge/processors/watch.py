@@ -150,8 +150,9 @@ class Watch:
     def succeed(self, old: Watch, now_ns: int) -> None:
         """Go on with the stream of `old`, which was compared with another reference until Unix time `now_ns`.
 
-        On the same bins the windows and the past go on too; else they begin with no rows, and so does the
-        lifetime. Alarms begin anew: what they have gathered speaks against another reference.
+        On the same bins windows, past and lifetime go on, and so do change points, which are sought in the
+        reference's standard deviations; else they begin with no rows. Alarms begin anew: what they have
+        gathered speaks against another reference.
         """
         self.stream = old.stream
         state = old.window.capture()
@@ -160,7 +161,7 @@ class Watch:
         if self.tables.has_bins_of(old.tables):
             # Copies, for the old ones go on as well.
             held = {place: pane.copy() for place, pane in state.panes.held.items()}
-            self._start_ns, self._sums = old._start_ns, dict(old._sums)
+            self._start_ns, self._sums, self.changes = old._start_ns, dict(old._sums), old.changes
             if self.past is not None and old.past is not None:
                 self.past.restore(old.past.capture())
         panes = state.panes._replace(held=held)
