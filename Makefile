@@ -9,12 +9,13 @@ CONFIG ?=
 ARGS ?=
 IMAGE ?= tidegauge
 BASE ?= python:3.13-slim
+CPU ?= generic
 
-.PHONY: help demo run test check e2e tools bench soak fuzz image lock clean
+.PHONY: help demo run test check e2e tools bench soak fuzz gpu-record image sizes sbom lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: $(READY) ## a real model server beside the agent; ARGS="--seconds 40" ends by itself
 	$(BIN)/python examples/demo/run.py $(ARGS)
@@ -25,10 +26,11 @@ run: $(READY) ## the agent; CONFIG=FILE for a configuration
 test: $(READY) ## the tests that need PyPI alone
 	$(BIN)/pytest -m "not e2e" $(ARGS)
 
-check: $(READY) ## lint, format and types
+check: $(READY) ## lint, format, types, and known vulnerabilities where there is a network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/audit.py
 
 e2e: $(READY) tools ## the tests with a real Prometheus and OpenTelemetry Collector
 	$(BIN)/pytest -m e2e $(ARGS)
@@ -46,8 +48,22 @@ fuzz: $(READY) ## fuzz the readers of OTLP, guided by coverage; ARGS="traces --r
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[fuzz]"
 	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
-image: ## the container image; BASE=IMAGE for another Python base
-	docker build --build-arg BASE=$(BASE) -t $(IMAGE) .
+gpu-record: $(READY) ## record what NVML answers here, and compare with nvidia-smi; OUT=FILE
+	$(BIN)/tidegauge gpu record -o $(or $(OUT),gpu-recording.json) $(ARGS)
+
+image: ## the container image; BASE=IMAGE for another Python base, CPU=x86-64-v2 for newer CPUs alone
+	docker build --build-arg BASE=$(BASE) --build-arg CPU=$(CPU) -t $(IMAGE) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) \
+		--build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) .
+
+sizes: ## the image's parts, in megabytes
+	@$(call inside,sizes.txt)
+
+sbom: ## the image's bill of materials, SPDX as JSON
+	@$(call inside,sbom.spdx.json)
+
+inside = docker run --rm --network none --read-only --entrypoint python $(IMAGE) \
+	-ISc "print(open('/opt/tidegauge/$(1)').read(), end='')"
 
 # Without fuzz: few machines have a wheel of atheris, and `make fuzz` fetches it.
 lock: $(READY) ## renew the locks from pyproject.toml (needs uv)

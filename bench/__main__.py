@@ -51,10 +51,12 @@ def part(name: str, **options: tuple[int, int]) -> Callable[[bool], Iterable[Fig
 PARTS: dict[str, Callable[[bool], Iterable[Figure | str]]] = {
     "startup": part("startup", rounds=(1, 5), seconds=(5, 10)),
     "scanner": part("scanner", rounds=(1, 5)),
+    "baseline": part("baseline", rounds=(1, 7)),
     "metrics": part("metrics", rounds=(1, 5)),
     "fold": part("fold", rounds=(1, 5)),
     "records": part("records", rounds=(1, 5), batches=(500, 1500)),
     "memory": part("memory", seconds=(15, 60)),
+    "detectors": part("detectors", rounds=(1, 5)),
     "spans": part("spans", rounds=(1, 5), requests=(1000, 3000)),
     "relay": part("relay", rounds=(1, 5), requests=(1000, 1000)),
     "export": part("export", rounds=(1, 5), seconds=(5, 5)),

@@ -1,4 +1,4 @@
-"""Record batches through Flight into drift statistics, beside NannyML, whylogs and gRPC alone."""
+"""Record batches through Flight into drift statistics, beside six peers and gRPC alone."""
 
 from __future__ import annotations
 
@@ -34,11 +34,14 @@ def _measure(file: Path, rows: int, rounds: int, batches: int) -> Iterator[Figur
     yield Figure(f"{what}, wall clock", "M values/s", walls)
     yield Figure(what, unit, rates, "gRPC alone: reads and answers", _bare(file, rows, rounds, batches))
     try:
-        found = peers.measure(file, rounds)
+        found = peers.measure("peer_drift.py", file, rounds)
     except peers.MissingError as missing:
         yield str(missing)
         return
     for peer, peer_rates in found.items():
+        if isinstance(peer_rates, str):
+            yield f"{peer} does not run: {peer_rates}"
+            continue
         yield Figure(what, unit, rates, peer, [rate / 1e6 for rate in peer_rates])
 
 

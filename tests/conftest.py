@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from prometheus_client.parser import text_string_to_metric_families
 
 # Machines are shared and noisy: how long an example takes says nothing.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 READY = re.compile(r"OTLP and Flight on \S+:(\d+), OTLP/HTTP on \S+:(\d+), /metrics on \S+:(\d+)")

@@ -80,14 +80,15 @@ def test_an_empty_dictionary_and_no_rows() -> None:
 def test_known_categories_are_counted_in_order_and_all_others_last(
     values: list[str | None], known: list[str], kind: pa.DataType
 ) -> None:
-    counts, missing = count(pa.array(values, kind), pa.array(known, pa.string()))
-    others = sum(value is not None and value not in known for value in values)
-    assert counts.tolist() == [*(values.count(one) for one in known), others]
-    assert missing == values.count(None)
+    found = count(pa.array(values, kind), pa.array(known, pa.string()))
+    others = Counter(value for value in values if value is not None and value not in known)
+    assert found.totals.tolist() == [*(values.count(one) for one in known), others.total()]
+    assert found.missing == values.count(None)
+    assert Counter(dict(zip(found.others.to_pylist(), found.other_counts.tolist(), strict=True))) == others
 
 
 def test_a_value_that_a_dictionary_holds_twice_is_counted_once() -> None:
     column = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 2]), pa.array(["a", "a", "b"]))
-    counts, missing = count(column, pa.array(["b", "a"]))
-    assert counts.tolist() == [2, 2, 0]
-    assert missing == 0
+    found = count(column, pa.array(["b", "a"]))
+    assert found.totals.tolist() == [2, 2, 0]
+    assert found.missing == 0

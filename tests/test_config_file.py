@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegauge.config import Config, ConfigError
-from tidegauge.config_file import load
+from tidegauge.config_file import ConfigFile, load
 from tidegauge.units import Duration, Size, parse_endpoint
 
 
@@ -66,6 +66,10 @@ exporters: [1]
         ("receivers: {http: {endpoint: '127.0.0.1:4317'}}", "receivers.http.endpoint"),
         ("receivers: {http: {endpoint: nowhere}}", "receivers.http.endpoint"),
         ("drift: {window: 1m, allowed_lateness: 2m}", "drift.allowed_lateness"),
+        ("drift: {other_baselines: [fixed]}", "drift.fixed_period"),
+        ("drift: {fixed_period: 2026-03-09/2026-03-02}", "drift.fixed_period"),
+        ("drift: {fixed_period: last week}", "drift.fixed_period"),
+        ("drift: {fixed_period: 2026-03-02/2026-03-09/2026-03-16}", "drift.fixed_period"),
         ("references: [{model: a, path: x}, {model: a, path: y}]", "references[1]"),
         ("exporters: {otlp: {endpoint: 'collector:4317'}}", "exporters.otlp.endpoint"),
         ("exporters: {otlp: {endpoint: 'http://localhost:4317'}}", "exporters.otlp.endpoint"),
@@ -91,6 +95,18 @@ exporters: [1]
             "exporters: {collectors: [{name: ../up, endpoint: 'http://c:4317'}]}",
             "exporters.collectors[0].name",
         ),
+        ("exporters: {remote_write: {endpoint: 'prometheus:9090'}}", "exporters.remote_write.endpoint"),
+        (
+            "exporters: {remote_write: {endpoint: 'http://127.0.0.1:9464/api/v1/write'}}",
+            "exporters.remote_write.endpoint",
+        ),
+        (
+            "exporters: {remote_write: {endpoint: 'http://p:9090', headers: {Content-Type: x}}}",
+            "exporters.remote_write.headers",
+        ),
+        ("exporters: {remote_write: {labels: {__name__: x}}}", "exporters.remote_write.labels"),
+        ("exporters: {remote_write: {client_key: key.pem}}", "exporters.remote_write.client_key"),
+        ("exporters: {remote_write: {version: '3.0'}}", "exporters.remote_write.version"),
     ],
 )
 def test_settings_that_contradict_each_other(tmp_path, text, path):
@@ -230,3 +246,34 @@ def test_what_is_no_size(text):
 def test_what_is_no_endpoint(text):
     with pytest.raises(ValueError, match="HOST:PORT"):
         parse_endpoint(text)
+
+
+def test_a_file_is_parsed_again_where_its_bytes_have_changed(tmp_path):
+    path = tmp_path / "agent.yaml"
+    path.write_text("drift: {bins: 10}")
+    file = ConfigFile(path, {})
+    first = file.read()
+    assert file.read() is first
+    path.write_text("drift: [")
+    with pytest.raises(ConfigError, match="is not YAML: line 1"):
+        file.read()
+    path.write_text("drift: {bins: 11}")
+    assert file.read().drift.bins == 11
+    path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        file.read()
+
+
+def test_values_that_may_be_secrets_are_not_quoted(tmp_path):
+    path = tmp_path / "agent.yaml"
+    for text in (
+        "exporters: {otlp: {headers: {authorization: [my-secret]}}}",
+        "exporters: {otlp: {bearer_token_file: [my-secret]}}",
+        "receivers: {grpc: {auth: my-secret}}",
+        "receivers: {http: {auth: {basic_auth_file: {my: my-secret}}}}",
+        "exporters: {otlp: {headers: {authorization: my-secret\n]",
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load(path, {})
+        assert "my-secret" not in str(caught.value), text

@@ -21,6 +21,7 @@ from tidegauge.cli.root import commands
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.forward import Forwarder
 from tidegauge.exporters.naming import metric_name
+from tidegauge.health import health
 from tidegauge.metric import Kind
 from tidegauge.pipeline import Pipeline
 from tidegauge.processors.latency import Latency
@@ -30,20 +31,25 @@ from tidegauge.processors.report import METRICS
 from tidegauge.processors.stages import Stages
 from tidegauge.processors.timings import Timings
 from tidegauge.publisher import Publisher
-from tidegauge.scrapers.gpu import FAMILIES
+from tidegauge.reload import Reload
+from tidegauge.scrapers.family import FAMILIES
 from tidegauge.snapshot import Snapshots
 from tidegauge.statefile import StateFile
 from tidegauge.telemetry import COUNTERS, Telemetry
+from tidegauge.watched import FileWatch
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 AGENT_YAML = yaml.safe_load((ROOT / "configs" / "agent.yaml").read_text())
 EXAMPLES = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "deploy").rglob("agent.yaml")])
 
 SUFFIXES = ("_bucket", "_count", "_sum")
 # Labels and columns that look like metrics.
 NO_METRICS = {f"hw_{name}" for name in ("id", "name", "type", "vendor", "state", "driver_version")}
-NO_METRICS |= {"hw_gpu_task", "hw_gpu_clock_domain", "prediction_id"}
+NO_METRICS |= {"feature_drift", "prediction_drift"}  # signals
+NO_METRICS |= {f"hw_gpu_{name}" for name in ("task", "clock_domain", "clock_reason", "link", "unit")}
+NO_METRICS |= {"hw_gpu_xid", "hw_gpu_xid_kind", "hw_gpu_mig_instance", "hw_parent", "hw_limit_type"}
+NO_METRICS |= {"hw_slowdown", "hw_thermal", "prediction_id"}
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -98,6 +104,7 @@ def metrics() -> list[tuple[str, str, Kind]]:
     found = [
         (name, about.unit, about.kind) for name, about in METRICS.items() if about.kind is not Kind.TABLE
     ]
+    found += [(name, unit, Kind.GAUGE) for name, (unit, _) in health.METRICS.items()]
     found += [(name, family.unit, family.kind) for name, family in FAMILIES.items()]
     folded = (
         Latency(config.Latency()),
@@ -127,6 +134,9 @@ async def observed() -> Telemetry:
     async def nothing() -> None:
         return None
 
+    reload = Reload(config.Config(), config.Config, telemetry)
+    reload.observe()
+    FileWatch([reload], telemetry, interval_s=1).observe()
     Checkpointer(StateFile("", "drift"), nothing, telemetry, interval_s=1, last_s=1).observe()
     return telemetry
 
@@ -268,7 +278,7 @@ def known(line: str) -> bool:
     words = shlex.split(line, comments=True)
     words = words[next((place for place, word in enumerate(words) if "=" not in word), 0) :]
     if words[:1] == ["make"]:
-        targets = re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.M)
+        targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M)
         return all(word in targets for word in words[1:] if "=" not in word)
     if words[:1] != ["tidegauge"]:
         return True

@@ -16,11 +16,14 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"stats"}),
     frozenset(
         {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
+        | {"config_listeners", "changes"}
     )
-    | {"layout", "plain", "categories", "batch", "wire", "baked", "memory", "lock", "disk_thread"},
-    frozenset({"profile", "reference", "shelf", "statefile"}),
-    frozenset({"receivers", "scrapers", "processors", "exporters", "pipeline", "publisher", "checkpointer"}),
-    frozenset({"app", "footprint", "backtest"}),
+    | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
+    | {"disk_thread"},
+    frozenset({"profile", "reference", "sample", "shelf", "statefile", "listening", "watched"}),
+    frozenset({"receivers", "scrapers", "processors", "exporters", "health"})
+    | {"pipeline", "publisher", "checkpointer", "reference_files"},
+    frozenset({"app", "footprint", "backtest", "reload", "generate"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -29,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 NEIGHBOURS = {1, 2}
 """Floors whose rooms may import each other: plain, frozen things, and what references are made of."""
 
-EXCEPTIONS = {("publisher", "pipeline")}
+EXCEPTIONS = {("publisher", "pipeline"), ("app", "reload")}
 
 CLOSED = {
     "stats": {"numpy", "numba", "llvmlite"},
@@ -41,7 +44,7 @@ CLOSED = {
 
 HOMES = {
     "grpc": {"receivers", "exporters"},
-    "aiohttp": {"receivers", "exporters"},
+    "aiohttp": {"receivers", "exporters", "listening"},
     "prometheus_client": set(),  # tests and bench only
     "pynvml": {"scrapers"},
     "uvloop": {"cli"},
@@ -49,6 +52,7 @@ HOMES = {
     "rich": {"cli"},
     "dask": {"cli"},
     "matplotlib": {"backtest"},
+    "sklearn": {"processors"},
     "yaml": {"config_file"},
 }
 """Third parties that have a home, and what may import them."""

@@ -10,18 +10,35 @@ from typing import Any
 import pytest
 import yaml
 
+from tidegauge.generate.plan import Plan, Watched
+from tidegauge.generate.rules import rule_files
 from tidegauge.processors.series import Reason
 from tidegauge.receivers.outcome import Verdict
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 RULES = ROOT / "deploy" / "rules"
-FIRED = yaml.safe_load((RULES / "tidegauge.test.yaml").read_text())["tests"]
+RUNBOOKS = ROOT / "docs" / "runbooks"
+FILES = sorted(path for path in RULES.glob("*.yaml") if not path.name.endswith(".test.yaml"))
+FIRED = [
+    test
+    for path in sorted(RULES.glob("*.test.yaml"))
+    for test in yaml.safe_load(path.read_text())["tests"]
+    if "alert_rule_test" in test
+]
+GENERATED = rule_files(Plan(models=(Watched(model="fraud", version="2.1", features=("amount",)),)))
+SILENT = [alert for alert in GENERATED["models"].alerts() if alert.name == "ModelSilent"]
 
 
-def alerts() -> dict[str, Any]:
-    groups = yaml.safe_load((RULES / "tidegauge.yaml").read_text())["groups"]
-    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+def alerts() -> dict[str, list[Any]]:
+    """The shipped alerts' rules by name."""
+    found: dict[str, list[Any]] = {}
+    for path in FILES:
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            for rule in group["rules"]:
+                if "alert" in rule:
+                    found.setdefault(rule["alert"], []).append(rule)
+    return found
 
 
 def same(expression: str) -> str:
@@ -39,40 +56,56 @@ def queries(text: str) -> list[str]:
     return [same(body) for body in re.findall(r"^```promql\n(.*?)^```$", text, re.S | re.M)]
 
 
-@pytest.mark.parametrize("name", [name for name in alerts() if name.startswith("Tidegauge")])
-def test_each_alert_of_the_agents_is_explained_with_its_expression(name: str) -> None:
-    text = section(name)
-    assert queries(text)[0] == same(alerts()[name]["expr"])
-    assert len(re.sub(r"```.*?```", "", text, flags=re.S).split()) > 10
+@pytest.mark.parametrize("name", alerts())
+def test_each_alert_has_a_page_with_its_expressions(name: str) -> None:
+    page = (RUNBOOKS / f"{name}.md").read_text()
+    rules = alerts()[name]
+    expressions = [same(rule["expr"]) for rule in rules]
+    assert queries(page)[: len(rules)] == expressions
+    assert page.startswith(f"# {name}\n")
+    assert all(f"`{rule['labels']['severity']}`" in page.split("```")[0] for rule in rules)
+    assert all(f"after {rule.get('for', '')}" in page for rule in rules if "for" in rule)
 
 
-def test_alerts_on_models_are_shown_with_their_expressions() -> None:
-    others = [same(rule["expr"]) for name, rule in alerts().items() if not name.startswith("Tidegauge")]
-    assert queries(section("Alerts on models and GPUs")) == others
+def test_what_is_generated_for_a_model_has_a_page_too() -> None:
+    assert queries((RUNBOOKS / "ModelSilent.md").read_text()) == [SILENT[0].expr]
 
 
-def test_no_alert_is_explained_that_is_not_there() -> None:
-    assert [name for name in re.findall(r"^### (Tidegauge\w+)$", PAGE, re.M) if name not in alerts()] == []
+@pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
+def test_each_page_says_what_it_means_what_to_look_at_and_what_to_do(page: Path) -> None:
+    parts = re.split(r"^## (.+)$", page.read_text(), flags=re.M)
+    assert parts[1::2] == ["What it means", "What to look at", "What to do"]
+    assert all(len(part.split()) >= 3 for part in parts[2::2])
+    assert page.stem in alerts() or page.stem == SILENT[0].name
+
+
+def test_the_list_has_every_alert_with_its_severity() -> None:
+    rows = re.findall(r"^\| \[(\w+)\]\(runbooks/(\w+)\.md\) \| ([\w, ]+) \|", section("Alerts"), re.M)
+    listed = {name: severities.split(", ") for name, _, severities in rows}
+    told = {
+        name: list(dict.fromkeys(rule["labels"]["severity"] for rule in rules))
+        for name, rules in alerts().items()
+    }
+    assert listed == told | {"ModelSilent": ["warning"]}
+    assert all(name == page for name, page, _ in rows)
 
 
 @pytest.mark.parametrize("name", alerts())
 def test_each_alert_is_tested_to_fire_and_not_to(name: str) -> None:
-    """In each test there are series that must not fire: `promtool` compares the whole list."""
+    """`promtool` compares the whole list, so a time without alerts, or series without one, is a test too."""
     fires = [test for test in FIRED for one in test["alert_rule_test"] if one["alertname"] == name]
-    expected = [
-        one
-        for test in fires
-        for one in test["alert_rule_test"]
-        if one["alertname"] == name and one.get("exp_alerts")
-    ]
-    assert expected
-    assert any('"well' in series["series"] for test in fires for series in test["input_series"])
+    looks = [one for test in fires for one in test["alert_rule_test"] if one["alertname"] == name]
+    assert [one for one in looks if one.get("exp_alerts")]
+    series = [one["series"] for test in fires for one in test["input_series"]]
+    assert any('"well' in one for one in series) or [one for one in looks if not one.get("exp_alerts")]
 
 
-def test_each_alert_says_how_grave_it_is_and_where() -> None:
-    for name, rule in alerts().items():
-        assert rule["labels"]["severity"] in {"critical", "warning", "info"}, name
-        assert "$labels." in rule["annotations"]["summary"], name
+def test_each_alert_says_how_grave_it_is_and_where_and_has_a_runbook() -> None:
+    for name, rules in alerts().items():
+        for rule in rules:
+            assert rule["labels"]["severity"] in {"critical", "warning", "info"}, name
+            assert "$labels." in rule["annotations"]["summary"], name
+            assert (ROOT / rule["annotations"]["runbook_url"]) == RUNBOOKS / f"{name}.md"
 
 
 def reasons(title: str) -> set[str]:

@@ -94,10 +94,21 @@ def test_dictionaries_and_booleans_are_text():
     assert profile(built, "b").categories == ("false", "true")
 
 
-def test_more_distinct_texts_than_are_counted_are_other():
+def test_of_more_distinct_texts_than_are_counted_the_frequent_are_found_wherever_they_stand():
+    def ids(start):
+        return [f"id-{n}" for n in range(start, start + MAX_DISTINCT // 2)]
+
+    late = ["late"] * 9_000
+    built = profile(build(*({"c": ids(part * MAX_DISTINCT)} for part in range(5)), {"c": late}), "c")
+    assert built.categories == ("late",)
+    assert 9_000 - 2 <= built.counts[0] <= 9_000  # a row in MAX_DISTINCT, of 259,000
+    assert built.counts.sum() == built.rows == 9_000 + 5 * (MAX_DISTINCT // 2)
+
+
+def test_texts_that_all_occur_once_are_no_categories():
     built = profile(build({"c": [str(n) for n in range(MAX_DISTINCT + 7)]}, max_categories=MAX_DISTINCT), "c")
-    assert len(built.categories) == MAX_DISTINCT
-    assert built.counts[-1] == 7
+    assert built.categories == ()
+    assert built.counts.tolist() == [MAX_DISTINCT + 7]
 
 
 def test_fractions_cannot_be_codes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -195,9 +196,34 @@ def test_a_state_dir_that_cannot_be_written_costs_warnings_only(start_agent, ref
     agent = start_agent(state_dir=str(tmp_path / "state"), references=references[0], drift=DRIFT)
     send(agent, "m", 3)
     agent.await_total(1, "tidegauge_checkpoint_failing")
-    assert window(agent) == 3 * BATCH
+    await_window(agent, 3 * BATCH)
     assert agent.page("/healthz") == (200, "ok\n")
     assert agent.stop() == 0
     told = agent.log.read_text()
     assert "state_dir" in told
     assert told.count("the drift state cannot be written") == 1
+
+
+def test_a_reference_that_changes_on_disk_takes_effect_without_a_restart(start_agent, references, tmp_path):
+    path = tmp_path / "now.parquet"
+    first, second = (Path(one["path"]).read_bytes() for [one] in references)
+    path.write_bytes(first)
+    named = [{"model": "m", "version": "1", "path": str(path)}]
+    agent = start_agent(references=named, drift=DRIFT | {"reference_poll": "100ms"})
+    send(agent, "m", 10)
+    agent.await_total(10 * BATCH, "feature_window_rows", feature="x")
+    [before] = agent.samples("model_reference_info", model="m")
+    assert ("state", "current") in before
+    part = tmp_path / "part"
+    part.write_bytes(second)
+    part.replace(path)
+    agent.await_total(2, "model_reference_info", model="m")
+    after = {
+        dict(labels)["state"]: dict(labels)["reference"] for labels in agent.samples("model_reference_info")
+    }
+    assert after["outgoing"] == dict(before)["reference"] != after["current"]
+    send(agent, "m", 10)
+    agent.await_total(10 * BATCH, "feature_window_rows", feature="x")
+    old = agent.samples("feature_drifted", feature="x", reference=after["outgoing"])
+    assert {dict(labels).get("window", "") for labels in old} == {"", "10m"}
+    assert set(old.values()) == {0}

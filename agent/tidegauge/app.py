@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +13,19 @@ from typing import NamedTuple
 
 from tidegauge.checkpointer import Checkpointer
 from tidegauge.config import Config, ConfigError, Destination, OtlpExporter, PipelineSettings, Problem
+from tidegauge.config_listeners import listeners
 from tidegauge.exporters.channel import Collector
 from tidegauge.exporters.fanout import Fanout
 from tidegauge.exporters.forward import DEFAULT, Forwarder
-from tidegauge.exporters.otlp import OtlpPush
+from tidegauge.exporters.otlp import OtlpPush, default_resource
 from tidegauge.exporters.pages import Pages
+from tidegauge.exporters.remote_write import RemoteWriter
+from tidegauge.health.health import Health
+from tidegauge.listening.door import Door, exposed
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
 from tidegauge.processors.checkpoint import DriftState
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift import Drift, Prepared
 from tidegauge.processors.latency import Latency
 from tidegauge.processors.logs import LogRecords
 from tidegauge.processors.received import Received
@@ -32,11 +37,14 @@ from tidegauge.receivers.flight import FlightReceiver
 from tidegauge.receivers.grpc_server import GrpcServer
 from tidegauge.receivers.http import HttpReceiver
 from tidegauge.receivers.otlp import OtlpReceiver
+from tidegauge.reference_files import ReferenceFiles
+from tidegauge.reload import Commit, Origin, Prepare, Reload
 from tidegauge.scrapers.nvml import Nvml
 from tidegauge.shelf import Shelf
 from tidegauge.snapshot import Snapshots
 from tidegauge.statefile import StateFile
 from tidegauge.telemetry import Telemetry
+from tidegauge.watched import FileWatch, Watched
 
 log = logging.getLogger(__name__)
 
@@ -49,24 +57,36 @@ class Ports(NamedTuple):
     pages: int
 
 
-async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], None]) -> bool:
+async def run(
+    config: Config,
+    stop: asyncio.Event,
+    started: Callable[[Ports], None],
+    origin: Origin | None = None,
+) -> bool:
     """Run until `stop` is set, then drain within `pipeline.drain_timeout`.
 
-    `started` is called once everything listens. Returns False where a processor never came back,
-    so that a thread is left that the interpreter must not wait for.
+    `started` is called once everything listens. With an `origin` the configuration is taken anew when it
+    reads differently; certificates and secrets are in any case. Returns False where a processor never
+    came back, so that a thread is left that the interpreter must not wait for.
 
     Raises:
         ConfigError: for an endpoint that cannot be listened on, or a reference that cannot be read.
     """
     drift = _drift(config)
     telemetry, snapshots = Telemetry(), Snapshots()
-    # Leaving takes at most: receivers 2 x 10 %, GPU poll 1 s, queue 30 %, state 10 %, collector 2 x 15 %.
+    # Leaving takes at most: receivers 2 x 10 %, GPU poll 1 s, queue 30 %, state 10 %, collector 2 x 15 %,
+    # remote write 10 %.
     drain_s = float(config.pipeline.drain_timeout)
     pipeline = Pipeline(
         _processors(config, drift), telemetry, queue_bytes=config.pipeline.queue_size, drain_s=0.3 * drain_s
     )
     publisher: Publisher | None = None
     state = ["starting"]
+    doors = {path: Door(settings, path, telemetry) for path, settings in listeners(config).items()}
+    for problem in exposed(listeners(config)):
+        log.warning("unguarded: %s", problem)
+    reload = Reload(config, (lambda: config) if origin is None else origin.read, telemetry)
+    watched: list[Watched] = [reload, *(file for door in doors.values() for file in door.watched)]
 
     async with AsyncExitStack() as stack:
         if config.state_dir is not None:
@@ -76,11 +96,18 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
             Pages(
                 config.exporters.prometheus.endpoint,
                 snapshots,
-                health=lambda: faults(config.pipeline, pipeline, publisher),
+                health=lambda: faults(reload.current.pipeline, pipeline, publisher),
                 ready=lambda: state,
+                door=doors["exporters.prometheus"],
             )
         )
-        fanout = await _export(config, stack, telemetry, snapshots, 0.15 * drain_s)
+        # Who exports, and under one name wherever it goes.
+        resource = default_resource() | config.resource
+        writer = await _write(config, stack, telemetry, snapshots, resource, 0.1 * drain_s)
+        fanout, collectors = await _export(
+            config, stack, telemetry, snapshots, resource, 0.15 * drain_s, reload.parts
+        )
+        watched += collectors
         checkpointer = _keep(config, drift, pipeline, telemetry, 0.1 * drain_s)
         publisher = await stack.enter_async_context(
             Publisher(
@@ -88,28 +115,72 @@ async def run(config: Config, stop: asyncio.Event, started: Callable[[Ports], No
                 telemetry,
                 snapshots,
                 interval_s=config.pipeline.publish_interval,
-                observe=(fanout.observe, *(one.observe for one in checkpointer)),
+                observe=(
+                    fanout.observe,
+                    reload.observe,
+                    *(one.observe for one in writer),
+                    *(one.observe for one in checkpointer),
+                ),
             )
         )
         for one in checkpointer:
             await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
+        await stack.enter_async_context(_reference_files(config, drift, pipeline))
         if config.scrapers.nvml.enabled:
-            await stack.enter_async_context(Nvml(snapshots, interval_s=config.scrapers.nvml.interval))
+            await stack.enter_async_context(Nvml(snapshots, config.scrapers.nvml, config.identity))
+        if config.health.enabled:
+            await stack.enter_async_context(Health(config.health, snapshots))
         otlp = OtlpReceiver(
             pipeline, telemetry, config.identity, fanout.offer, config.latency.timings, fanout.keeps_up
         )
         flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
         grace_s = 0.1 * drain_s
-        http = await stack.enter_async_context(HttpReceiver(config.receivers.http, otlp, grace_s=grace_s))
-        grpc = await stack.enter_async_context(
-            GrpcServer(config.receivers.grpc, otlp, (flight.service(),), grace_s=grace_s)
+        http = await stack.enter_async_context(
+            HttpReceiver(config.receivers.http, otlp, grace_s=grace_s, door=doors["receivers.http"])
         )
+        grpc = await stack.enter_async_context(
+            GrpcServer(
+                config.receivers.grpc,
+                otlp,
+                (flight.service(),),
+                grace_s=grace_s,
+                door=doors["receivers.grpc"],
+            )
+        )
+        watch = FileWatch(
+            watched,
+            telemetry,
+            interval_s=config.reload.interval,
+            asked=None if origin is None else origin.asked,
+        )
+        reload.parts += [*map(_prepare_door, doors.values()), *_live(watch, publisher, pipeline, drift)]
+        await stack.enter_async_context(watch)
         state.clear()
         started(Ports(grpc.port, http.port, pages.port))
         await stop.wait()
         state.append("stopping")
     return pipeline.stalled_s == 0.0
+
+
+def _prepare_door(door: Door) -> Prepare:
+    return lambda config: door.prepare(listeners(config)[door.setting])
+
+
+def _live(watch: FileWatch, publisher: Publisher, pipeline: Pipeline, drift: Drift) -> list[Prepare]:
+    """What takes another configuration without files of its own."""
+
+    def pace(config: Config) -> Commit:
+        def commit() -> None:
+            watch.interval_s = config.reload.interval
+            publisher.interval_s = config.pipeline.publish_interval
+
+        return commit
+
+    def thresholds(config: Config) -> Commit:
+        return lambda: pipeline.ask(lambda: drift.retune(config.drift))
+
+    return [pace, thresholds]
 
 
 def _drift(config: Config) -> Drift:
@@ -121,6 +192,16 @@ def _drift(config: Config) -> Drift:
     named = {(one.model, one.version) for one in references}
     references += [one for one in shelf.load() if (one.model, one.version) not in named]
     return Drift(config.drift, references, shelf.keep)
+
+
+def _reference_files(config: Config, drift: Drift, pipeline: Pipeline) -> ReferenceFiles[Prepared]:
+    """What has a model compared with a reference that has changed on disk."""
+
+    async def switch(prepared: Prepared) -> None:
+        await pipeline.ask(lambda: drift.switch(prepared, time.time_ns()))
+
+    interval_s = config.drift.reference_poll
+    return ReferenceFiles(config.references, drift.prepare, switch, interval_s=interval_s)
 
 
 def _processors(config: Config, drift: Drift) -> list[Processor]:
@@ -166,31 +247,67 @@ def faults(settings: PipelineSettings, pipeline: Pipeline, publisher: Publisher 
     return reasons
 
 
+async def _write(
+    config: Config,
+    stack: AsyncExitStack,
+    telemetry: Telemetry,
+    snapshots: Snapshots,
+    resource: Mapping[str, str],
+    drain_s: float,
+) -> tuple[RemoteWriter, ...]:
+    """Start what writes the page to a Prometheus, if there is such."""
+    settings = config.exporters.remote_write
+    if settings.endpoint is None:
+        return ()
+    writer = RemoteWriter(settings, snapshots, telemetry, resource=resource, drain_s=drain_s)
+    return (await stack.enter_async_context(writer),)
+
+
 async def _export(
-    config: Config, stack: AsyncExitStack, telemetry: Telemetry, snapshots: Snapshots, drain_s: float
-) -> Fanout:
-    """Start what talks to collectors; returns what passes received OTLP on to them."""
-    forwarders = []
+    config: Config,
+    stack: AsyncExitStack,
+    telemetry: Telemetry,
+    snapshots: Snapshots,
+    resource: Mapping[str, str],
+    drain_s: float,
+    parts: list[Prepare],
+) -> tuple[Fanout, list[Collector]]:
+    """Start what talks to collectors; returns what passes received OTLP on to them, and them.
+
+    What takes other settings for them is added to `parts`.
+    """
+    forwarders, collectors = [], []
     folders = _queue_folders(config)
     for name, (path, settings) in destinations(config).items():
         collector = await stack.enter_async_context(Collector(settings, path))
+        collectors.append(collector)
+        parts.append(_prepare_collector(name, collector))
         if isinstance(settings, OtlpExporter):
             push = OtlpPush(
                 collector,
                 snapshots,
                 telemetry,
-                resource=config.resource,
+                resource=resource,
                 interval_s=settings.interval,
                 last_push_s=drain_s,
             )
             await stack.enter_async_context(push)
+            parts.append(_prepare_push(push))
             if not settings.forward:
                 continue
         folder = folders.get(name)
         forwarders.append(
             Forwarder(collector, telemetry, settings, name=name, folder=folder, drain_s=drain_s)
         )
-    return await stack.enter_async_context(Fanout(forwarders))
+    return await stack.enter_async_context(Fanout(forwarders)), collectors
+
+
+def _prepare_collector(name: str, collector: Collector) -> Prepare:
+    return lambda config: collector.prepare(destinations(config)[name][1])
+
+
+def _prepare_push(push: OtlpPush) -> Prepare:
+    return lambda config: lambda: setattr(push, "interval_s", config.exporters.otlp.interval)
 
 
 def destinations(config: Config) -> dict[str, tuple[str, Destination]]:

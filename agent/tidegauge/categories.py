@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,22 +31,34 @@ def distinct(column: Column) -> tuple[Column, npt.NDArray[np.int64], int]:
     return texts, counts, missing
 
 
-def count(column: Column, known: Column) -> tuple[npt.NDArray[np.int64], int]:
-    """Rows per known category, those of no known one last, and the number of nulls.
+class Counted(NamedTuple):
+    """Rows per known category, int64[k + 1], those of no known one last; nulls; and the unknown ones.
+
+    `others` are texts with `other_counts` rows each. All rows but the nulls are in `totals`.
+    """
+
+    totals: npt.NDArray[np.int64]
+    missing: int
+    others: Column
+    other_counts: npt.NDArray[np.int64]
+
+
+def count(column: Column, known: Column) -> Counted:
+    """Count a batch's column.
 
     Args:
         column: the batch's column.
         known: string[k], the reference's categories.
-
-    Returns:
-        int64[k + 1] counts and the nulls; they add up to the column's length.
     """
     texts, counts, missing = distinct(column)
     found: Column = pc.index_in(texts, value_set=known)
     codes = found.fill_null(len(known)).to_numpy(zero_copy_only=False)
     totals = np.zeros(len(known) + 1, np.int64)
     np.add.at(totals, codes, counts)
-    return totals, missing
+    if not totals[-1]:
+        return Counted(totals, missing, texts[:0], counts[:0])
+    unknown = codes == len(known)
+    return Counted(totals, missing, texts.filter(pa.array(unknown)), counts[unknown])
 
 
 def codes(column: Column, known: Column) -> npt.NDArray[np.int64]:
@@ -69,3 +81,17 @@ def indices(encoded: Column) -> npt.NDArray[np.int64]:
     filled = whole.fill_null(len(encoded.dictionary)) if whole.null_count else whole
     found: npt.NDArray[np.int64] = filled.to_numpy(zero_copy_only=False)
     return found
+
+
+def texts(column: Column) -> Column:
+    """The values as text: string[rows]."""
+    if pa.types.is_dictionary(column.type):
+        return pc.cast(column.dictionary, pa.string()).take(column.indices)
+    return pc.cast(column, pa.string())
+
+
+def numbered(texts: Column, known: Column) -> npt.NDArray[np.float32]:
+    """The place of each text among the k known ones, k for others, NaN for nulls: float32[rows]."""
+    found: Column = pc.index_in(texts, value_set=known)
+    places = found.fill_null(len(known)).to_numpy(zero_copy_only=False).astype(np.float32)
+    return np.where(texts.is_valid().to_numpy(zero_copy_only=False), places, np.float32(np.nan))

@@ -10,6 +10,7 @@ import msgspec
 from tidegauge.units import Allowance, Duration, Size
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -17,20 +18,48 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A block of settings."""
 
 
-class GrpcReceiver(Settings, frozen=True, kw_only=True):
+class Tls(Settings, frozen=True, kw_only=True):
+    """PEM files of a listener: TLS where there is a certificate, mTLS where there is a CA of clients."""
+
+    cert_file: str | None = None
+    key_file: str | None = None
+    client_ca_file: str | None = None
+
+
+class Auth(Settings, frozen=True, kw_only=True):
+    """Files of what opens a listener: a token a line, and USER:PASSWORD a line."""
+
+    bearer_token_file: str | None = None
+    basic_auth_file: str | None = None
+
+
+class Listener(Settings, frozen=True, kw_only=True):
+    """What everything that listens has."""
+
+    endpoint: str
+    socket_mode: Annotated[str, msgspec.Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    tls: Tls = Tls()
+    auth: Auth = Auth()
+
+
+class GrpcReceiver(Listener, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:4317"
     max_message_size: Size = Size("64MiB")
     max_receiving: Size = Size("256MiB")
     max_connections: Positive = 4_096
+    max_connections_per_peer: Natural = 0
+    max_calls_per_peer: Natural = 0
     timeout: Duration = Duration("30s")
     idle_timeout: Duration = Duration("10m")
 
 
-class HttpReceiver(Settings, frozen=True, kw_only=True):
+class HttpReceiver(Listener, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:4318"
     max_message_size: Size = Size("64MiB")
     max_receiving: Size = Size("128MiB")
+    max_receiving_per_peer: Allowance = Allowance("0B")
     max_connections: Positive = 4_096
+    max_connections_per_peer: Natural = 0
     timeout: Duration = Duration("30s")
     idle_timeout: Duration = Duration("10m")
 
@@ -48,16 +77,27 @@ class Receivers(Settings, frozen=True, kw_only=True):
     records: RecordLimits = RecordLimits()
 
 
+class GpuModel(Settings, frozen=True, kw_only=True):
+    """The model that runs on a GPU: on that with this UUID, or with this index in NVML's order."""
+
+    gpu: int | str
+    model: str
+    version: str = ""
+
+
 class Nvml(Settings, frozen=True, kw_only=True):
     enabled: bool = True
     interval: Duration = Duration("10s")
+    max_processes: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 32
+    models: tuple[GpuModel, ...] = ()
+    demo: bool = False
 
 
 class Scrapers(Settings, frozen=True, kw_only=True):
     nvml: Nvml = Nvml()
 
 
-class Prometheus(Settings, frozen=True, kw_only=True):
+class Prometheus(Listener, frozen=True, kw_only=True):
     endpoint: str = "127.0.0.1:9464"
 
 
@@ -86,6 +126,9 @@ class Destination(Settings, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     compression: Literal["gzip", "none"] = "none"
     certificate: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    bearer_token_file: str | None = None
     timeout: Duration = Duration("10s")
     queue_size: Size = Size("64MiB")
     batch_size: Size = Size("4MiB")
@@ -105,10 +148,29 @@ class FurtherCollector(Destination, frozen=True, kw_only=True):
     name: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
+class RemoteWrite(Settings, frozen=True, kw_only=True):
+    """A Prometheus, or a long-term storage, that the agent's page is written to."""
+
+    endpoint: str | None = None
+    version: Literal["1.0", "2.0"] = "1.0"
+    interval: Duration = Duration("15s")
+    timeout: Duration = Duration("10s")
+    labels: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    bearer_token_file: str | None = None
+    certificate: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    queue_size: Size = Size("16MiB")
+    native_histograms: bool = False
+    stale_markers: bool = True
+
+
 class Exporters(Settings, frozen=True, kw_only=True):
     prometheus: Prometheus = Prometheus()
     otlp: OtlpExporter = OtlpExporter()
     collectors: tuple[FurtherCollector, ...] = ()
+    remote_write: RemoteWrite = RemoteWrite()
 
 
 class PipelineSettings(Settings, frozen=True, kw_only=True):
@@ -178,6 +240,50 @@ class Logs(Settings, frozen=True, kw_only=True):
     max_series: Positive = 1_000
 
 
+class Multivariate(Settings, frozen=True, kw_only=True):
+    """What is told of several columns together, and of embeddings."""
+
+    sample_rows: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 1_000
+    interval: Duration = Duration("1m")
+    auc_threshold: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] = 0.6
+    correlation: Fraction = 0.7
+    outliers: bool = False
+    max_embeddings: Positive = 8
+    mmd_threshold: Annotated[float, msgspec.Meta(gt=0)] = 0.1
+
+
+class Health(Settings, frozen=True, kw_only=True):
+    enabled: bool = True
+    step: Duration = Duration("15s")
+    window: Duration = Duration("1h")
+    max_lag: Duration = Duration("5m")
+    max_models: Positive = 20
+
+
+class Detector(enum.StrEnum):
+    ADWIN = "adwin"
+    PAGE_HINKLEY = "page_hinkley"
+    DDM = "ddm"
+    EDDM = "eddm"
+    HDDM_A = "hddm_a"
+
+
+class Baseline(enum.StrEnum):
+    """Rows of the stream itself that a window is compared with, beside its reference."""
+
+    FIXED = "fixed"
+    ROLLING = "rolling"
+    SEASONAL = "seasonal"
+
+
+class Adaptive(Settings, frozen=True, kw_only=True):
+    """Thresholds that a column's own scores give."""
+
+    use: Literal["none", "show", "verdict"] = "none"
+    quantile: Fraction = 0.99
+    period: Duration = Duration("7d")
+
+
 Statistic = Literal[
     "psi",
     "js",
@@ -222,11 +328,21 @@ class Drift(Settings, frozen=True, kw_only=True):
     false_alarm_interval: Duration = Duration("30d")
     quality_margin: Fraction = 0.01
     stale_after: Duration = Duration("1m")
+    detectors: tuple[Detector, ...] = (Detector.ADWIN,)
+    unseen_categories: Annotated[int, msgspec.Meta(ge=0, le=32)] = 5
     remembered_ids: Annotated[int, msgspec.Meta(ge=0)] = 65_536
     max_identities: Positive = 100
     max_features: Positive = 1_000
     max_categories: Positive = 100
     checkpoint_interval: Duration = Duration("1m")
+    other_baselines: tuple[Baseline, ...] = ()
+    fixed_period: str | None = None
+    rolling_period: Duration = Duration("7d")
+    seasonal_weeks: Annotated[int, msgspec.Meta(ge=2, le=26)] = 4
+    adaptive: Adaptive = Adaptive()
+    reference_poll: Duration = Duration("30s")
+    reference_overlap: Duration = Duration("1h")
+    multivariate: Multivariate = Multivariate()
 
 
 class Reference(Settings, frozen=True, kw_only=True):
@@ -237,6 +353,12 @@ class Reference(Settings, frozen=True, kw_only=True):
 
 class Log(Settings, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Reload(Settings, frozen=True, kw_only=True):
+    """How files are watched that may change under a running agent."""
+
+    interval: Duration = Duration("5s")
 
 
 class Config(Settings, frozen=True, kw_only=True):
@@ -252,9 +374,11 @@ class Config(Settings, frozen=True, kw_only=True):
     stages: Stages = Stages()
     logs: Logs = Logs()
     drift: Drift = Drift()
+    health: Health = Health()
     references: tuple[Reference, ...] = ()
     resource: dict[str, str] = {}
     state_dir: str | None = None
+    reload: Reload = Reload()
     log: Log = Log()
 
 

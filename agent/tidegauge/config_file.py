@@ -13,14 +13,50 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import msgspec
 import yaml
 
-from tidegauge.config import Config, ConfigError, Destination, FurtherCollector, Problem, Settings
+from tidegauge.config import (
+    Baseline,
+    Config,
+    ConfigError,
+    Destination,
+    Drift,
+    FurtherCollector,
+    Problem,
+    RemoteWrite,
+    Settings,
+)
+from tidegauge.config_listeners import listener_problems
 from tidegauge.environment import read
-from tidegauge.units import Allowance, Duration, Size, parse_endpoint
+from tidegauge.units import Allowance, Duration, Size, parse_endpoint, parse_period
 
 S = TypeVar("S", bound=Settings)
 
 _HEADER = re.compile("[A-Za-z0-9_.-]+")  # what gRPC takes; HTTP takes some more
+_SECRETIVE = re.compile(r"\.(auth|headers)\b|token|password|key")  # settings whose values are not shown
 _FRAMING = {"content-type", "content-length", "content-encoding", "transfer-encoding"}
+
+
+class ConfigFile:
+    """A configuration that is read again and again, and parsed where the file's bytes have changed.
+
+    Parsing takes some 15 ms of the interpreter's lock, which every few seconds the event loop would miss.
+    """
+
+    def __init__(self, path: str | Path | None, environ: Mapping[str, str]) -> None:
+        self._path = path
+        self._environ = environ
+        self._known: tuple[bytes, Config] | None = None
+
+    def read(self) -> Config:
+        """As `load`. Raises ConfigError."""
+        if self._path is None:
+            return load(None, self._environ)
+        try:
+            raw = Path(self._path).read_bytes()
+        except OSError as error:
+            raise ConfigError([Problem(str(self._path), f"cannot be read: {error.strerror}")]) from error
+        if self._known is None or self._known[0] != raw:
+            self._known = (raw, load(self._path, self._environ))
+        return self._known[1]
 
 
 def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
@@ -38,7 +74,7 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
         except OSError as error:
             raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}")]) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError([Problem(str(path), f"is not YAML: {' '.join(str(error).split())}")]) from error
+            raise ConfigError([Problem(str(path), f"is not YAML: {_place(error)}")]) from None
     problems: list[Problem] = []
     config = _build(Config, {} if raw is None else raw, "", problems)
     if not problems:
@@ -54,7 +90,7 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
 
 def _build(cls: type[S], raw: Any, path: str, problems: list[Problem]) -> S:
     if not isinstance(raw, Mapping):
-        problems.append(Problem(path or "file", f"must be a mapping, not {_shown(raw)}"))
+        problems.append(Problem(path or "file", f"must be a mapping, not {_shown(raw, path)}"))
         raw = {}
     hints = get_type_hints(cls, include_extras=True)
     for key in raw:
@@ -79,14 +115,14 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
     item = get_args(kind)[0] if get_origin(kind) is tuple else None
     if isinstance(item, type) and issubclass(item, Settings):
         if not isinstance(raw, list):
-            problems.append(Problem(path, f"must be a list, not {_shown(raw)}"))
+            problems.append(Problem(path, f"must be a list, not {_shown(raw, path)}"))
             return ()
         return tuple(_build(item, one, f"{path}[{index}]", problems) for index, one in enumerate(raw))
     try:
         return _plain(kind, raw)
     except (msgspec.ValidationError, ValueError) as error:
         hint = "put it in quotes" if kind is str and isinstance(raw, int | float) else _choices(kind)
-        problems.append(Problem(path, f"{_shown(raw)} will not do: {error}", hint))
+        problems.append(Problem(path, f"{_shown(raw, path)} will not do: {error}", hint))
         return None
 
 
@@ -109,7 +145,17 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _shown(raw: Any) -> str:
+def _place(error: Exception) -> str:
+    """What is wrong with a file and in which line, without the line: it may be one with a secret."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return getattr(error, "reason", type(error).__name__)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
+def _shown(raw: Any, path: str) -> str:
+    if _SECRETIVE.search(path):
+        return "what stands there"
     text = repr(raw)
     return text if len(text) <= 40 else text[:37] + "..."
 
@@ -128,24 +174,7 @@ def _with_environment(config: Config, environ: Mapping[str, str]) -> Config:
 
 
 def _contradictions(config: Config) -> list[Problem]:
-    problems = []
-    endpoints = {
-        "receivers.grpc.endpoint": config.receivers.grpc.endpoint,
-        "receivers.http.endpoint": config.receivers.http.endpoint,
-        "exporters.prometheus.endpoint": config.exporters.prometheus.endpoint,
-    }
-    taken: dict[tuple[str, int], str] = {}
-    for path, text in endpoints.items():
-        if text is None:
-            continue  # reported already
-        try:
-            address = parse_endpoint(text)
-        except ValueError as error:
-            problems.append(Problem(path, str(error), "write HOST:PORT, for instance 127.0.0.1:4317"))
-            continue
-        if address[1] and address in taken:
-            problems.append(Problem(path, f"{text} is taken by {taken[address]}", "give each its own port"))
-        taken[address] = path
+    problems, taken = listener_problems(config)
     drift = config.drift
     if drift.window and drift.other_windows:
         ascending = sorted({drift.window, *drift.other_windows})
@@ -153,16 +182,35 @@ def _contradictions(config: Config) -> list[Problem]:
             if int(longer * 1e9) % int(shorter * 1e9):
                 message = f"{longer:g} s is no multiple of the next shorter window, {shorter:g} s"
                 problems.append(Problem("drift.other_windows", message, "for instance 5m, 1h and 24h"))
+    problems.extend(_period_problems(drift))
     if drift.allowed_lateness and drift.window and drift.allowed_lateness > drift.window:
         problems.append(
             Problem("drift.allowed_lateness", "is longer than drift.window", "such rows have left the window")
         )
+    health = config.health
+    if health.step and health.window and not 20 <= health.window / health.step <= 5760:
+        message = f"has {health.window / health.step:.0f} steps (health.step)"
+        problems.append(Problem("health.window", message, "20 to 5760 of them, for instance 1h of 15s"))
+    if health.max_lag > health.window / 2:
+        problems.append(Problem("health.max_lag", "is longer than half of health.window"))
     names = [(reference.model, reference.version) for reference in config.references]
     for index, name in enumerate(names):
         if name in names[:index]:
             problems.append(Problem(f"references[{index}]", f"{name[0]} {name[1]} has a reference already"))
     problems.extend(_collector_problems(config, taken))
+    problems.extend(_write_problems(config.exporters.remote_write, taken))
     return problems
+
+
+def _period_problems(drift: Drift) -> Iterator[Problem]:
+    if drift.fixed_period is not None:
+        try:
+            parse_period(drift.fixed_period)
+        except ValueError as error:
+            yield Problem("drift.fixed_period", str(error))
+    elif Baseline.FIXED in (drift.other_baselines or ()):
+        hint = "for instance 2026-03-02/2026-03-09"
+        yield Problem("drift.fixed_period", "drift.other_baselines has fixed in it", hint)
 
 
 def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> list[Problem]:
@@ -180,6 +228,20 @@ def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> l
         else:
             problems += _destination_problems(path, one, own)
     return problems
+
+
+def _write_problems(settings: RemoteWrite, own: Mapping[tuple[str, int], str]) -> Iterator[Problem]:
+    path = "exporters.remote_write"
+    if settings.endpoint is not None:
+        where = Destination(endpoint=settings.endpoint, protocol="http/protobuf", headers=settings.headers)
+        hint = "write http://HOST:9090/api/v1/write, or https:// for TLS"
+        for one in _destination_problems(path, where, own):
+            yield one._replace(hint=hint) if one.path.endswith(".endpoint") else one
+    for name in settings.labels:
+        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
+            yield Problem(f"{path}.labels", f"{name!r} is no name of a label", "letters, digits and _")
+    if settings.client_key is not None and settings.client_certificate is None:
+        yield Problem(f"{path}.client_key", "has no client_certificate beside it")
 
 
 def _destination_problems(
@@ -202,7 +264,14 @@ def _destination_problems(
             if ("127.0.0.1" if host == "localhost" else host, port) in own:
                 problem, hint = f"{endpoint} is this agent itself", "name the collector behind it"
     problems = [Problem(f"{path}.endpoint", problem, hint)] if problem else []
-    return [*problems, *_header_problems(path, settings.headers)]
+    return [*problems, *_header_problems(path, settings.headers), *_identity_problems(path, settings)]
+
+
+def _identity_problems(path: str, settings: Destination) -> Iterator[Problem]:
+    if (settings.client_certificate is None) != (settings.client_key is None):
+        yield Problem(f"{path}.client_key", "a client certificate and its key go together")
+    if settings.bearer_token_file is not None and "authorization" in map(str.lower, settings.headers):
+        yield Problem(f"{path}.bearer_token_file", "authorization stands in the headers too")
 
 
 def _header_problems(path: str, headers: Mapping[str, str]) -> Iterator[Problem]:

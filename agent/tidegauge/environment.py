@@ -8,6 +8,11 @@ from urllib.parse import unquote
 
 SIGNALS = ("traces", "metrics", "logs")
 _PROTOCOLS = ("grpc", "http/protobuf")
+_FILES = {
+    "certificate": "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "client_certificate": "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    "client_key": "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+}
 
 
 class Environment(NamedTuple):
@@ -52,7 +57,7 @@ def read(environ: Mapping[str, str]) -> Environment:
             otlp = its
         else:
             collectors.append(its | {"name": "-".join(signals)})
-    resource = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""), "OTEL_RESOURCE_ATTRIBUTES")
+    resource = pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""), "OTEL_RESOURCE_ATTRIBUTES")
     if name := environ.get("OTEL_SERVICE_NAME"):
         resource["service.name"] = name
     return Environment(otlp, tuple(collectors), resource)
@@ -93,10 +98,8 @@ def _settings(signal: str, environ: Mapping[str, str]) -> dict[str, Any] | None:
         settings["timeout"] = int(timeout) / 1000
     named, headers = given("OTEL_EXPORTER_OTLP_HEADERS")
     if headers:
-        settings["headers"] = _pairs(headers, named)
-    if certificate := given("OTEL_EXPORTER_OTLP_CERTIFICATE")[1]:
-        settings["certificate"] = certificate
-    return settings
+        settings["headers"] = pairs(headers, named)
+    return settings | {name: file for name, variable in _FILES.items() if (file := given(variable)[1])}
 
 
 def _base(endpoint: str, signal: str, variable: str) -> str:
@@ -107,12 +110,16 @@ def _base(endpoint: str, signal: str, variable: str) -> str:
     return base
 
 
-def _pairs(text: str, variable: str) -> dict[str, str]:
-    """W3C baggage: `key=value,key=value`, values percent-encoded."""
+def pairs(text: str, variable: str) -> dict[str, str]:
+    """W3C baggage: `key=value,key=value`, values percent-encoded.
+
+    Raises:
+        ValueError: naming `variable` and what in it is no pair.
+    """
     pairs = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, separator, value = part.partition("=")
         if not separator or not key.strip():
-            raise ValueError(f"{variable}: {part!r} is not key=value")
+            raise ValueError(f"{variable}: a part of it is not key=value")  # and may be a secret
         pairs[unquote(key.strip())] = unquote(value.strip())
     return pairs

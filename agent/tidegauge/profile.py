@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidegauge.layout import Kind, Role
+from tidegauge.stats.embedding import Summary
+from tidegauge.stats.fourier import FREQUENCIES
 
 FORMAT = "2"
 
@@ -30,7 +32,21 @@ _COLUMNS: dict[str, pa.DataType] = {
     "squares": pa.list_(pa.float64()),
     "fourth": pa.float64(),
 }
-_SCHEMA = pa.schema(_COLUMNS)
+_FIRST_SCHEMA = pa.schema(_COLUMNS)
+"""What was there before samples and embeddings: such files are read, and have none."""
+
+_SCHEMA = pa.schema(
+    {
+        **_COLUMNS,
+        "sample": pa.list_(pa.float32()),
+        "mean": pa.list_(pa.float64()),
+        "variance": pa.list_(pa.float64()),
+        "bandwidth": pa.float64(),
+        "waves": pa.list_(pa.float64()),
+        "powers": pa.list_(pa.float64()),
+    }
+)
+_NO_SAMPLE = np.empty(0, np.float32)
 
 
 class ProfileError(Exception):
@@ -45,7 +61,8 @@ class Profile:
     and `squares` float64[edges + 1] of finite values about `center`, `fourth` the sum of their fourth
     powers. Categorical: `counts` int64[categories + 1],
     the last being all other values. `missing` counts nulls and NaNs, `infinite` those of `counts` that
-    are not in `sums`.
+    are not in `sums`. `sample` is the column's float32 values in rows that stand for all, the same ones for
+    all columns: categories as their places, NaN what is missing; empty where there is no such sample.
     """
 
     name: str
@@ -62,6 +79,7 @@ class Profile:
     center: float = 0.0
     infinite: int = 0
     fourth: float = 0.0
+    sample: npt.NDArray[np.float32] = field(default_factory=lambda: _NO_SAMPLE)
 
     @property
     def rows(self) -> int:
@@ -71,15 +89,25 @@ class Profile:
     def bin_labels(self) -> tuple[str, ...]:
         """A name for each bin: an interval, or a category; `__unseen__` for all others."""
         if self.kind is Kind.CATEGORICAL:
-            return (*map(_label, self.categories), "__unseen__")
+            return (*map(category_label, self.categories), "__unseen__")
         bounds = ["-inf", *map(repr, self.edges.tolist()), "+inf"]
         ends = [*["]"] * len(self.edges), ")"]
         return tuple(f"({bounds[b]},{bounds[b + 1]}{end}" for b, end in enumerate(ends))
 
 
-def _label(category: str) -> str:
+def category_label(category: str) -> str:
     """The category, in quotes where it is empty or one of the agent's own labels (and so quoted already)."""
     return f"'{category}'" if category.strip("'") in ("", "__unseen__", "__missing__") else category
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """One column of vectors, all of `summary.mean`'s length, in the reference."""
+
+    name: str
+    role: Role
+    missing: int
+    summary: Summary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +119,7 @@ class Reference:
     source: str
     rows: int
     profiles: tuple[Profile, ...]
+    embeddings: tuple[Embedding, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write it as Parquet: one row per column. The same reference gives the same bytes."""
@@ -101,6 +130,7 @@ class Reference:
             "rows": str(self.rows),
         }
         rows = [_row(profile) for profile in self.profiles]
+        rows += [_embedding_row(embedding) for embedding in self.embeddings]
         table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(metadata))
         import pyarrow.parquet as pq
 
@@ -128,12 +158,16 @@ class Reference:
         except (OSError, pa.ArrowException) as error:
             raise ProfileError(f"{path} is not a reference: {error}") from error
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-        if metadata.get("tidegauge.reference") != FORMAT or not table.schema.equals(_SCHEMA):
+        known = any(table.schema.equals(schema) for schema in (_SCHEMA, _FIRST_SCHEMA))
+        if metadata.get("tidegauge.reference") != FORMAT or not known:
             raise ProfileError(
                 f"{path} is not a reference of format {FORMAT}; make one with `tidegauge reference build`"
             )
-        profiles = tuple(_profile(row) for row in table.to_pylist())
-        return cls(metadata["model"], metadata["version"], source, int(metadata["rows"]), profiles)
+        told = table.to_pylist()
+        profiles = tuple(_profile(row) for row in told if row["kind"] != Kind.EMBEDDING)
+        embeddings = tuple(_embedding(row) for row in told if row["kind"] == Kind.EMBEDDING)
+        name = metadata["model"], metadata["version"]
+        return cls(*name, source, int(metadata["rows"]), profiles, embeddings)
 
 
 def _row(profile: Profile) -> dict[str, Any]:
@@ -152,7 +186,41 @@ def _row(profile: Profile) -> dict[str, Any]:
         "sums": profile.sums,
         "squares": profile.squares,
         "fourth": profile.fourth,
+        "sample": profile.sample,
     }
+
+
+def _embedding_row(embedding: Embedding) -> dict[str, Any]:
+    its = embedding.summary
+    lists: dict[str, list[Any]] = {name: [] for name, kind in _COLUMNS.items() if pa.types.is_list(kind)}
+    return {
+        **lists,
+        "name": embedding.name,
+        "role": embedding.role.value,
+        "kind": Kind.EMBEDDING.value,
+        "missing": embedding.missing,
+        "counts": [its.rows],
+        "mean": its.mean,
+        "variance": its.variance,
+        "bandwidth": its.bandwidth,
+        "waves": its.waves.ravel(),
+        "powers": its.powers.ravel(),
+    }
+
+
+def _embedding(row: dict[str, Any]) -> Embedding:
+    mean, variance, waves, powers = (
+        np.array(row[name], np.float64) for name in ("mean", "variance", "waves", "powers")
+    )
+    summary = Summary(
+        row["counts"][0],
+        mean,
+        variance,
+        row["bandwidth"],
+        waves.reshape(2, FREQUENCIES),
+        powers.reshape(3, 3),
+    )
+    return Embedding(row["name"], Role(row["role"]), row["missing"], summary)
 
 
 def _profile(row: dict[str, Any]) -> Profile:
@@ -171,4 +239,5 @@ def _profile(row: dict[str, Any]) -> Profile:
         infinite=row["infinite"],
         squares=np.array(row["squares"], np.float64),
         fourth=row["fourth"],
+        sample=np.array(row.get("sample") or [], np.float32),
     )

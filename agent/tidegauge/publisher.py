@@ -40,7 +40,7 @@ class Publisher:
         self._observe = (self.observe, pipeline.observe, *observe)
         self._telemetry = telemetry
         self._snapshots = snapshots
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._published_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -78,11 +78,11 @@ class Publisher:
             if grown >= _GIVE_BACK_BYTES or time.monotonic() - given_s >= _GIVE_BACK_S:
                 await asyncio.to_thread(memory.give_back)
                 held, given_s = memory.anonymous_bytes(), time.monotonic()
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self.interval_s)
 
     async def _counters(self) -> None:
         while True:
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self.interval_s)
             self._count()
 
     async def _collect(self) -> None:

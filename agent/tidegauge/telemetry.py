@@ -25,6 +25,8 @@ COUNTERS = {
     "export.restored": "Items that a disk queue held at the start, from an earlier run.",
     "export.unsaved": "Items that a disk queue was to hold and could not: they are in memory only.",
     "export.retries": "Attempts of an exporter that failed and were tried again.",
+    "denied": "Requests and connections turned away at the door, by listener and reason.",
+    "reloads": "Changes of files under the running agent, by setting and outcome: taken or refused.",
 }
 """Counter names, without the `tidegauge.` prefix, and what each means."""
 
@@ -50,6 +52,10 @@ class Telemetry:
         """Set a gauge `tidegauge.<name>`."""
         _, _, values = self._gauges.setdefault(name, (unit, description, {}))
         values[attributes(**labels)] = float(value)
+
+    def forget_gauge(self, name: str) -> None:
+        """Take a gauge off the page, with all its series."""
+        self._gauges.pop(name, None)
 
     def collect(self) -> tuple[Metric, ...]:
         """The counters and gauges as metrics, with `tidegauge.build`."""

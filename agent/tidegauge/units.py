@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any, Self
 
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -71,6 +72,28 @@ class Allowance(Size):
         return int.__new__(cls, 0) if text in ("0B", 0) else super().__new__(cls, text)
 
 
+def parse_period(text: str) -> tuple[int, int]:
+    """Beginning and end of a period written FROM/TO in ISO 8601, Unix nanoseconds; UTC where nothing is said.
+
+    >>> parse_period("1970-01-01T00:00:01/1970-01-02")
+    (1000000000, 86400000000000)
+
+    Raises:
+        ValueError: where the text is no such pair, or TO is not after FROM.
+    """
+    parts = text.split("/")
+    try:
+        begin, end = (datetime.fromisoformat(part) for part in parts)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not FROM/TO in ISO 8601, such as 2026-03-02/2026-03-09") from error
+    begin_ns, end_ns = (
+        int((one if one.tzinfo else one.replace(tzinfo=UTC)).timestamp()) * 10**9 for one in (begin, end)
+    )
+    if end_ns <= begin_ns:
+        raise ValueError(f"{text!r} ends before it begins")
+    return begin_ns, end_ns
+
+
 def parse_endpoint(text: str, default_port: int | None = None) -> tuple[str, int]:
     """Split HOST:PORT; an IPv6 host stands in brackets.
 
@@ -85,3 +108,23 @@ def parse_endpoint(text: str, default_port: int | None = None) -> tuple[str, int
     if match is None or port is None or port > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT")
     return match[1] or match[2], port
+
+
+def unix_path(text: str) -> str | None:
+    """The path of a Unix socket's endpoint; None for one of HOST:PORT.
+
+    >>> unix_path("unix:/run/tidegauge/otlp.sock"), unix_path("127.0.0.1:4317")
+    ('/run/tidegauge/otlp.sock', None)
+
+    Raises:
+        ValueError: where the path is not absolute, or longer than Linux takes (107 bytes, of which the
+            agent needs 9 while it binds).
+    """
+    if not text.startswith("unix:"):
+        return None
+    path = text.removeprefix("unix:")
+    if not path.startswith("/") or path.startswith("//") or path.endswith("/"):
+        raise ValueError(f"{text!r} is not unix:/PATH")
+    if len(path.encode()) > 98:
+        raise ValueError(f"{text!r} is longer than the 98 bytes that a socket's path may have here")
+    return path

@@ -101,6 +101,21 @@ def test_names_with_markup_are_shown_as_they_are(command, snapshot):
     assert "__unseen__" in done.stdout
 
 
+def test_categories_that_the_reference_lacks_are_named(command, tmp_path, reference):
+    drift, now = Drift(Settings(), [reference]), time.time_ns()
+    countries = pa.array(["[i]at[/i]"] * 600 + ["ch"] * 300 + ["de"] * 2_100)
+    rows = table(3_000).set_column(1, "country", countries)
+    drift.update(Records("flight", Identity("fraud", "2.1"), layout_of(rows.schema), rows, now, rows.nbytes))
+    snapshots = Snapshots()
+    snapshots.publish("drift", drift.collect(now))
+    (tmp_path / "snapshot.json").write_bytes(msgspec.json.encode(snapshots.latest()))
+    done = command(
+        "explain", "--model", "fraud", "--feature", "country", "--snapshot", tmp_path / "snapshot.json"
+    )
+    named = "[i]at[/i] (600 rows at least), ch (300 rows at least)"
+    assert f"most frequent of those that the reference lacks: {named}" in done.stdout
+
+
 def test_an_empty_column_says_why_it_is_not_judged(command, snapshot):
     done = command("explain", "--model", "fraud", "--feature", "void", "--snapshot", snapshot)
     assert done.exit_code == 0, done.stderr

@@ -167,7 +167,7 @@ class Agent(Process):
 
 
 class Prometheus(Process):
-    """A Prometheus that scrapes its targets every second, with some feature flags and a file of rules."""
+    """A Prometheus that scrapes its targets every second, with some feature flags and files of rules."""
 
     def __init__(
         self,
@@ -175,16 +175,16 @@ class Prometheus(Process):
         folder: Path,
         target_port: int,
         *features: str,
-        rules: Path | None = None,
+        rules: Iterable[Path] = (),
+        options: Iterable[str] = (),
         replicas: Iterable[int] = (),
     ) -> None:
         self.port = free_port()
         targets = [f"127.0.0.1:{port}" for port in (target_port, *replicas)]
         scrape = {"job_name": "tidegauge", "static_configs": [{"targets": targets}]}
         timing = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-        files = [] if rules is None else [str(rules)]
         config = folder / "prometheus.yml"
-        settings = {"global": timing, "rule_files": files, "scrape_configs": [scrape]}
+        settings = {"global": timing, "rule_files": list(map(str, rules)), "scrape_configs": [scrape]}
         config.write_text(yaml.safe_dump(settings))
         command = [
             str(binary),
@@ -192,6 +192,7 @@ class Prometheus(Process):
             f"--storage.tsdb.path={folder / 'tsdb'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             *([f"--enable-feature={','.join(features)}"] if features else []),
+            *options,
         ]
         super().__init__("prometheus", command, folder)
 
@@ -309,6 +310,12 @@ def _get() -> Callable[..., str]:
 @pytest.fixture(name="free_port")
 def _free_port() -> int:
     return free_port()
+
+
+@pytest.fixture(name="ports")
+def _ports() -> Callable[[], int]:
+    """Another port that is free, each time."""
+    return free_port
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tidegauge.stats import distances
@@ -75,7 +74,7 @@ def fleet(
     for agent, share in zip(replicas, (batches[:6], batches[6:10], batches[10:]), strict=True):
         send(agent.grpc, share)
     ports = [agent.pages for agent in replicas]
-    prometheus = start_prometheus(ports[0], replicas=ports[1:], rules=RULES)
+    prometheus = start_prometheus(ports[0], replicas=ports[1:], rules=[RULES])
     sent = BATCHES * BATCH
     until(lambda: prometheus.value('model_feature:window_rows{feature="moved"}') == sent)
     until(lambda: prometheus.value('model_output:window_rows{output="score"}') == sent)
@@ -122,38 +121,9 @@ def test_what_has_moved_is_alerted_and_the_references_do_not_differ(
     until(lambda: fleet.prometheus.query("ALERTS", by="alertname") == wanted)
 
 
-@pytest.fixture(scope="module")
-def promtool(tool: Callable[[str, str], Path]) -> Callable[..., None]:
-    binary = str(tool("prometheus", "promtool"))
-
-    def run(*words: str) -> None:
-        done = subprocess.run([binary, *words], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    return run
-
-
-def test_the_rules_do_what_their_own_tests_say(promtool: Callable[..., None]) -> None:
-    promtool("check", "rules", str(RULES))
-    promtool("test", "rules", str(RULES.with_suffix(".test.yaml")))
-
-
 def test_what_those_tests_expect_is_what_the_agent_computes() -> None:
     text = RULES.with_suffix(".test.yaml").read_text()
     reference, window = np.array([400, 600, 0, 0, 25]), np.array([120, 130, 8, 0, 0])
     chi2, _ = distances.chi_square(reference, window)
     for value in (distances.psi(reference, window), distances.js(reference, window), chi2):
         assert str(value) in text
-
-
-def test_both_groups_are_alike() -> None:
-    features, outputs, _ = yaml.safe_load(RULES.read_text())["groups"]
-    renamed = (
-        yaml.safe_dump(features["rules"], width=10_000)
-        .replace("feature_window", "prediction_window")
-        .replace("feature_reference", "prediction_reference")
-        .replace("model_prediction", "model_feature")
-        .replace("feature", "output")
-        .replace("Feature", "Output")
-    )
-    assert yaml.safe_load(renamed) == outputs["rules"]

@@ -27,9 +27,12 @@ from typing import NamedTuple
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegauge-tools"
 MANIFEST = Path(__file__).with_name("collector-build.yaml")
 SERVERS = Path(__file__).with_name("servers")
+PODSECURITY = Path(__file__).with_name("podsecurity")
 # The pins are for this one, which Debian 12 has; MLServer takes none later than 3.12.
 PYTHON = sys.executable if sys.version_info[:2] == (3, 11) else "python3.11"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder"
+HELM = "3.22.0"
+OPERATOR = "0.93.0"
 
 
 class Tool(NamedTuple):
@@ -165,6 +168,38 @@ def fetch_collector(made: Path) -> None:
     manifest.unlink()
 
 
+def fetch_helm(made: Path) -> None:
+    say("helm: go install, about four minutes")
+    go = {"GOBIN": str(made), "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    run(["go", "install", f"helm.sh/helm/v3/cmd/helm@v{HELM}"], environment=go)
+
+
+def fetch_podsecurity(made: Path) -> None:
+    """Builds Kubernetes' own Pod Security admission into a command."""
+    say("podsecurity: go build, about a minute")
+    go = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    run(["go", "build", "-o", str(made / "podsecurity"), "."], cwd=PODSECURITY, environment=go)
+
+
+def fetch_crds(made: Path) -> None:
+    """Takes the custom resources' definitions out of the Prometheus operator's source."""
+    say("crds: go mod download of prometheus-operator")
+    module = f"github.com/prometheus-operator/prometheus-operator@v{OPERATOR}"
+    found = json.loads(run(["go", "mod", "download", "-json", module], cwd=made))
+    for kind in ("podmonitors", "prometheusrules"):
+        name = f"monitoring.coreos.com_{kind}.yaml"
+        shutil.copyfile(Path(found["Dir"], "example", "prometheus-operator-crd", name), made / f"{kind}.yaml")
+
+
+def fixed(version: str) -> Callable[[Path], tuple[int, ...]]:
+    """For what does not tell its version: it is the one that its directory is named by."""
+    return lambda directory: numbers(version)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
 def server(name: str, package: str) -> Tool:
     """A server from PyPI in a virtual environment of its own; its pins are its whole content."""
     pins = SERVERS / f"{name}.txt"
@@ -202,7 +237,16 @@ def _collector() -> tuple[str, str]:
     return version[1], hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def _podsecurity() -> tuple[str, str]:
+    """The version of Kubernetes that it is built from, and a key that changes with its source."""
+    texts = [(PODSECURITY / name).read_text() for name in ("go.mod", "main.go")]
+    version = re.search(r"k8s.io/pod-security-admission v(\S+)$", texts[0], re.MULTILINE)
+    assert version is not None
+    return version[1], hashlib.sha256("".join(texts).encode()).hexdigest()[:8]
+
+
 COLLECTOR_VERSION, COLLECTOR_KEY = _collector()
+PODSECURITY_VERSION, PODSECURITY_KEY = _podsecurity()
 
 TOOLS = (
     Tool(
@@ -218,15 +262,44 @@ TOOLS = (
         "collector",
         CACHE / f"collector-{COLLECTOR_VERSION}-{COLLECTOR_KEY}",
         ("otelcol-tidegauge",),
-        tuple(map(int, COLLECTOR_VERSION.split("."))),
+        numbers(COLLECTOR_VERSION),
         "go",
         fetch_collector,
         told("otelcol-tidegauge"),
+    ),
+    Tool(
+        "helm",
+        CACHE / f"helm-{HELM}",
+        ("helm",),
+        numbers(HELM),
+        "go",
+        fetch_helm,
+        fixed(HELM),  # what `go install` makes says v3.22, and no more
+    ),
+    Tool(
+        "podsecurity",
+        CACHE / f"podsecurity-{PODSECURITY_VERSION}-{PODSECURITY_KEY}",
+        ("podsecurity",),
+        numbers(PODSECURITY_VERSION),
+        "go",
+        fetch_podsecurity,
+        fixed(PODSECURITY_VERSION),
+    ),
+    Tool(
+        "crds",
+        CACHE / f"crds-{OPERATOR}",
+        ("podmonitors.yaml", "prometheusrules.yaml"),
+        numbers(OPERATOR),
+        "go",
+        fetch_crds,
+        fixed(OPERATOR),
     ),
     server("mlserver", "mlserver"),
     server("bentoml", "bentoml"),
     server("litserve", "litserve"),
     server("moto", "moto"),
+    server("kubernetes-validate", "kubernetes-validate"),
+    server("spdx-tools", "spdx-tools"),
 )
 
 if __name__ == "__main__":

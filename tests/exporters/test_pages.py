@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import aiohttp
 import pytest
+from msgspec import structs
 
 from tidegauge.config import ConfigError
 from tidegauge.exporters import status
@@ -227,6 +228,19 @@ def test_status_page_tells_the_state() -> None:
     assert page.row("fraud 2.1", "feature.reference.rows")[-1] == "5,000"
     assert page.row("tidegauge.queue.usage")[-1] == "3.0 MiB"
     assert "not well" not in text
+
+
+def test_status_page_shows_the_score_against_the_reference_whatever_else_is_judged() -> None:
+    where = (*MODEL, ("feature", "income"))
+    labels = (("window", "24h"), ("baseline", "rolling"), ("reference", "5f3a"))
+    others = tuple(Number((*where, label), 0.9) for label in labels)
+    found = [
+        structs.replace(metric, points=(*metric.points, *others))
+        if metric.name == "feature.drift.score"
+        else metric
+        for metric in METRICS
+    ]
+    assert Page(status_page(tuple(found))).row("fraud 2.1", "income")[2:4] == ["drifted", "0.73"]
 
 
 def test_status_page_tells_what_requests_are_made_of() -> None:

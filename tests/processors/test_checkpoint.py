@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from tidegauge.batch import Records
+from tidegauge.config import Adaptive, Baseline
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
@@ -32,6 +33,18 @@ SETTINGS = Settings(
     min_rows=20,
     bins=5,
 )
+ALL = structs.replace(
+    SETTINGS,
+    window=Duration("1s"),
+    other_windows=(Duration("6s"),),
+    allowed_lateness=Duration("1s"),
+    min_rows=1,
+    other_baselines=(Baseline.FIXED, Baseline.ROLLING, Baseline.SEASONAL),
+    fixed_period="2027-01-15T08:00:00Z/2027-01-15T08:00:30Z",
+    adaptive=Adaptive(use="show"),
+)
+"""Windows so short that a column has scores of its own to go by."""
+
 PRODUCTION, CANARY = Identity("m", "1", "production"), Identity("m", "1", "canary")
 
 
@@ -98,14 +111,15 @@ steps = st.lists(
 )
 
 
+@pytest.mark.parametrize("its", [SETTINGS, ALL])
 @settings(max_examples=40)
 @given(steps, steps, st.integers(0, 400))
-def test_an_agent_that_was_restarted_goes_on_as_one_that_was_not(before, after, pause):
-    old, second = Drift(SETTINGS, [REFERENCE]), 0
+def test_an_agent_that_was_restarted_goes_on_as_one_that_was_not(its, before, after, pause):
+    old, second = Drift(its, [REFERENCE]), 0
     for number, (passed, rows, identity, shift) in enumerate(before):
         second += passed
         send(old, second, table(number, rows, shift), identity)
-    new, problems = restored(old)
+    new, problems = restored(old, its=its)
     assert problems == []
     assert shown(new, second) == shown(old, second)
     second += pause
@@ -131,6 +145,25 @@ def test_what_was_captured_does_not_change_with_the_rows_that_follow(before, aft
         send(drift, second, table(number, rows, shift), identity)
     assert list(state.frames()) == at_once
     assert (drift.capture().stamp == state.stamp) == (not after)
+
+
+def test_scores_and_the_fixed_period_go_on_where_they_were():
+    old = Drift(ALL, [REFERENCE])
+    for second in range(40):
+        send(old, second, table(second, 30))
+        shown(old, second)  # thresholds adapt to what is told
+    new, problems = restored(old, its=ALL)
+    assert problems == []
+    for second in range(40, 45):
+        for drift in (old, new):
+            send(drift, second, table(second, 30))
+        assert shown(new, second) == shown(old, second)
+    found = shown(new, 44)
+    assert found["feature.drift.own_quantile"]
+    [score, *_] = [
+        point for point in found["feature.drift.score"] if ("baseline", "fixed") in point.attributes
+    ]
+    assert score.value < 0.5
 
 
 def histogram(drift, second):
@@ -306,6 +339,10 @@ def test_frames_that_are_not_what_they_should_be_are_told_and_harm_nothing(data)
     assert send(new, 0, table(1, 50)) == {}
 
 
+EMPTY = ("tallies", "vectors")
+"""What this reference's panes hold nothing of; test_embeddings.py restores vectors."""
+
+
 def test_all_that_a_pane_holds_is_written():
     """A part that is added to Counts is in the state without a word here, if `arrays` has it."""
     old = Drift(SETTINGS, [REFERENCE])
@@ -315,4 +352,4 @@ def test_all_that_a_pane_holds_is_written():
         [(_, pane), *_] = drift.capture().identities[0].window.panes.held.items()
         assert set(vars(pane)) == set(pane.arrays())
         assert isinstance(pane, Counts)
-        assert all(array.any() for name, array in pane.arrays().items() if name != "tallies")
+        assert all(array.any() for name, array in pane.arrays().items() if name not in EMPTY)

@@ -75,8 +75,8 @@ def traffic(draw):
 def state(one):
     """All numbers that the processor holds, by identity."""
     found = {}
-    for identity, window in one._windows.items():
-        panes = window._panes
+    for identity, watch in one._watches.items():
+        panes = watch.window._panes
         held = {
             (level, number): pane for level, some in enumerate(panes._levels) for number, pane in some.items()
         }
@@ -84,7 +84,7 @@ def state(one):
         numbers = {
             place: {name: part.tobytes() for name, part in vars(pane).items()} for place, pane in held.items()
         }
-        found[identity] = numbers, one._alarms[identity].log_r.tobytes(), len(one._alarms[identity]._recent)
+        found[identity] = numbers, watch.alarms.log_r.tobytes(), len(watch.alarms._recent)
     return found
 
 

@@ -118,6 +118,37 @@ def test_what_leaves_the_window_stays_in_the_lifetime():
     assert panes.lifetime().counts.sum() == 60
 
 
+@pytest.mark.parametrize(
+    "its", [SETTINGS, structs.replace(SETTINGS, allowed_lateness=Duration("60s")), SEVERAL]
+)
+@given(st.lists(st.lists(st.integers(0, 500), min_size=1, max_size=8), max_size=12))
+def test_each_row_is_closed_once_and_in_order_however_the_watermark_jumps(its, batches):
+    panes, sent, closed = window(its), 0, []
+    for seconds in [*batches, [2_000], [4_000]]:
+        # In a batch of one pane no row is older than the window that the batch itself moves.
+        for pane in sorted({second // 10 for second in seconds}):
+            mine = [second for second in seconds if second // 10 == pane]
+            told = panes.update(at(*mine, received_s=4_000))
+            sent += len(mine) - told.get("late", 0)
+            closed += panes.closed()
+    begins = [one.begin_ns for one in closed]
+    assert begins == sorted(set(begins))
+    assert all(begin % (10 * S) == 0 for begin in begins)
+    if its is not SEVERAL:  # where rows may come to a longer window that are too old for drift.window
+        assert sum(int(one.counts.counts.sum()) for one in closed) == sent - 1
+
+
+def test_panes_that_a_jump_retires_are_closed_first():
+    """A stream that pauses for longer than its window: what came before the pause is judged all the same."""
+    panes = window()
+    panes.update(at(0, 1, 12, received_s=20))
+    assert not any(one.counts.counts.any() for one in panes.closed())
+    panes.update(at(5_000, received_s=5_000))
+    found = [(one.begin_ns - NOW, int(one.counts.counts.sum())) for one in panes.closed()]
+    assert [one for one in found if one[1]] == [(0, 2), (10 * S, 1)]
+    assert not any(one.counts.counts.any() for one in panes.closed())
+
+
 @given(st.lists(st.lists(st.integers(-100, 100), min_size=1, max_size=8), max_size=12))
 def test_panes_hold_what_a_list_of_rows_would(batches):
     panes = window()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,13 +19,18 @@ from typing import Any
 
 import pytest
 
-from tidegauge.metric import Kind, Metric, Number
-from tidegauge.scrapers.nvml import Nvml
+from tidegauge import config
+from tidegauge.metric import Metric, Number
+from tidegauge.scrapers.nvml import SOURCE, Nvml
 from tidegauge.snapshot import Snapshots
+from tidegauge.units import Duration
 
-STUB = Path(__file__).with_name("nvml_stub.c")
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 GPUS = ("GPU-00000000-feed", "GPU-00000001-feed")
+
+IDENTITY = ("hw.id", "hw.name", "hw.type", "hw.vendor", "hw.driver_version")
+
+XID = {"hw.gpu.xid.events"}
+UNSUPPORTED = "tidegauge.gpu.unsupported"
 
 Series = dict[tuple[str, str, str], float]
 """By metric name, GPU and whatever attribute tells the metric's points apart."""
@@ -53,14 +57,16 @@ def series(snapshots: Snapshots) -> Series:
         for point in metric.points:
             assert isinstance(point, Number)
             labels = dict(point.attributes)
-            own = ("hw.gpu.task", "error.type", "hw.gpu.clock.domain", "hw.state")
-            found[metric.name, labels["hw.id"], "".join(labels.get(key, "") for key in own)] = point.value
+            own = [value for key, value in labels.items() if key not in IDENTITY]
+            found[metric.name, labels["hw.id"], "/".join(own)] = point.value
     return found
 
 
 def states(snapshots: Snapshots) -> dict[str, str]:
     return {
-        uuid: own for (name, uuid, own), value in series(snapshots).items() if name == "hw.status" and value
+        uuid: own.split("/")[-1]
+        for (name, uuid, own), value in series(snapshots).items()
+        if name == "hw.status" and value
     }
 
 
@@ -70,56 +76,39 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.002)
 
 
-async def polls(snapshots: Snapshots, count: int) -> None:
-    target = snapshots.latest().generation + count
-    await until(lambda: snapshots.latest().generation >= target)
+class Polled(Snapshots):
+    """Counts the polls: XID errors are published besides."""
+
+    polls = 0
+
+    def publish(self, source: str, metrics: tuple[Metric, ...]) -> None:
+        super().publish(source, metrics)
+        self.polls += source == SOURCE
 
 
-def scraper() -> tuple[Snapshots, Nvml]:
-    snapshots = Snapshots()
-    return snapshots, Nvml(snapshots, interval_s=0.05)
+async def polls(snapshots: Polled, count: int) -> None:
+    target = snapshots.polls + count
+    await until(lambda: snapshots.polls >= target)
 
 
-async def reads_every_gpu_in_base_units() -> None:
+def scraper() -> tuple[Polled, Nvml]:
+    snapshots = Polled()
+    return snapshots, Nvml(snapshots, config.Nvml(interval=Duration("50ms")), config.IdentityAttributes())
+
+
+async def reads_every_gpu_and_shuts_nvml_down() -> None:
     snapshots, nvml = scraper()
     async with nvml:
-        await polls(snapshots, 1)
-    expected: Series = {}
-    for index, uuid in enumerate(GPUS):
-        expected |= {
-            ("hw.gpu.utilization", uuid, "general"): (37 + index) / 100,
-            ("hw.gpu.utilization", uuid, "memory"): (12 + index) / 100,
-            ("hw.gpu.memory.usage", uuid, ""): 19 * 2**30,
-            ("hw.gpu.memory.limit", uuid, ""): 80 * 2**30,
-            ("hw.temperature", uuid, ""): 45 + index,
-            ("hw.power", uuid, ""): (123456 + index) / 1000,
-            ("hw.energy", uuid, ""): 9007199254741.5 + index / 2,
-            ("hw.errors", uuid, "corrected"): 7,
-            ("hw.errors", uuid, "uncorrected"): 2,
-            ("hw.gpu.clock", uuid, "graphics"): 1.410e9,
-            ("hw.gpu.clock", uuid, "sm"): 1.395e9,
-            ("hw.gpu.clock", uuid, "memory"): 1.593e9,
-            ("hw.status", uuid, "ok"): 1,
-            ("hw.status", uuid, "degraded"): 0,
-            ("hw.status", uuid, "failed"): 0,
-        }
-    assert series(snapshots) == expected
-    assert {name: (metric.kind, metric.unit) for name, metric in metrics(snapshots).items()} == {
-        "hw.gpu.utilization": (Kind.GAUGE, "1"),
-        "hw.gpu.memory.usage": (Kind.GAUGE, "By"),
-        "hw.gpu.memory.limit": (Kind.GAUGE, "By"),
-        "hw.temperature": (Kind.GAUGE, "Cel"),
-        "hw.power": (Kind.GAUGE, "W"),
-        "hw.energy": (Kind.COUNTER, "J"),
-        "hw.errors": (Kind.COUNTER, "{error}"),
-        "hw.gpu.clock": (Kind.GAUGE, "Hz"),
-        "hw.status": (Kind.GAUGE, ""),
-    }
+        await polls(snapshots, 2)
+    assert {uuid for _, uuid, _ in series(snapshots)} == set(GPUS)
+    assert series(snapshots)["hw.energy", GPUS[1], ""] == 9007199254742.0
     identity = (("hw.id", GPUS[0]), ("hw.name", "NVIDIA Stub"), ("hw.type", "gpu"), ("hw.vendor", "NVIDIA"))
     assert metrics(snapshots)["hw.power"].points[0].attributes == identity
     driver = ("hw.driver_version", "570.86.10")
     assert metrics(snapshots)["hw.status"].points[0].attributes == (*identity, driver, ("hw.state", "ok"))
     assert calls()["nvmlShutdown 0"] == calls()["nvmlInitWithFlags 0"] == 1
+    assert calls()["nvmlGpmSampleFree 0"] == calls()["nvmlGpmSampleAlloc 0"] == 4
+    assert calls()["nvmlEventSetFree 0"] == calls()["nvmlEventSetCreate 0"] == 1
 
 
 async def asks_once_for_what_is_not_supported() -> None:
@@ -135,8 +124,11 @@ async def asks_once_for_what_is_not_supported() -> None:
     assert states(snapshots) == {GPUS[0]: "ok", GPUS[1]: "ok"}
     assert calls()["nvmlDeviceGetPowerUsage 0"] == 1
     assert calls()["nvmlDeviceGetPowerUsage 1"] >= 4
-    assert calls()["nvmlDeviceGetTotalEccErrors 0"] == 2  # corrected and uncorrected
-    assert calls()["nvmlDeviceGetClockInfo 1"] == 3  # one for each domain
+    assert calls()["nvmlDeviceGetTotalEccErrors 0"] == 4  # corrected and uncorrected, volatile and aggregate
+    assert calls()["nvmlDeviceGetClockInfo 1"] == 4  # one for each domain
+    unsupported = {uuid: value for (name, uuid, _), value in series(snapshots).items() if name == UNSUPPORTED}
+    # NVLink and, in one call of two fields that the stub has, nothing else.
+    assert unsupported == {GPUS[0]: 1 + 1 + 4, GPUS[1]: 1 + 4 + 4}
 
 
 async def falls_back_to_older_calls() -> None:
@@ -175,14 +167,16 @@ async def a_lost_gpu_says_so_and_comes_back() -> None:
         await until(lambda: calls()["nvmlInitWithFlags 0"] >= opened + 2)
         await polls(snapshots, 1)
         assert states(snapshots) == {GPUS[0]: "failed", GPUS[1]: "ok"}
-        assert {name for name, uuid, _ in series(snapshots) if uuid == GPUS[0]} == {"hw.status"}
-        assert len({name for name, uuid, _ in series(snapshots) if uuid == GPUS[1]}) == 9
+        lost = {name for name, uuid, _ in series(snapshots) if uuid == GPUS[0]}
+        assert lost - XID == {"hw.status"}
+        well = {key for key in series(snapshots) if key[1] == GPUS[1]}
         # The driver drops it from its list, and the other one takes its index.
         script("gpus 0 1")
         await polls(snapshots, 8)
         script()
         await until(lambda: states(snapshots) == {GPUS[0]: "ok", GPUS[1]: "ok"})
-        assert len(series(snapshots)) == 30
+        # GPM compares two polls, so it is not all there at once.
+        await until(lambda: well <= series(snapshots).keys())
     assert calls()["nvmlShutdown 0"] == calls()["nvmlInitWithFlags 0"]
 
 
@@ -212,10 +206,15 @@ async def a_hanging_call_holds_up_nothing() -> None:
     async with nvml:
         await until(lambda: series(snapshots))
         script("nvmlDeviceGetPowerUsage 1 hang")
-        await until(lambda: not series(snapshots))  # stale readings are withdrawn
-        hung = calls()
+        await until(lambda: calls()["hang 1"])
+        await until(lambda: {name for name, _, _ in series(snapshots)} == XID)  # stale readings are withdrawn
+        hung = calls()["nvmlDeviceGetUtilizationRates 0"]
         await asyncio.sleep(0.5)  # ten intervals, in which no other poll may start
-        assert calls() == hung
+        assert calls()["nvmlDeviceGetUtilizationRates 0"] == hung
+        script("nvmlDeviceGetPowerUsage 1 hang", "xid 1 79")
+        await until(
+            lambda: series(snapshots)["hw.gpu.xid.events", GPUS[1], "link"]
+        )  # and is told of meanwhile
     assert calls()["nvmlShutdown 0"] == 0
 
 
@@ -260,7 +259,7 @@ async def _tells_once_and_ends() -> None:
 
 Scenario = Callable[[], Coroutine[Any, Any, None]]
 WITH_STUB: list[Scenario] = [
-    reads_every_gpu_in_base_units,
+    reads_every_gpu_and_shuts_nvml_down,
     asks_once_for_what_is_not_supported,
     falls_back_to_older_calls,
     leaves_out_a_reading_that_fails_this_time,
@@ -272,19 +271,6 @@ WITH_STUB: list[Scenario] = [
     no_gpu_is_told_once,
     no_driver_is_told_once,
 ]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the compiled stub."""
-    if COMPILER is None:
-        pytest.skip("no C compiler (cc, gcc or clang) to build the NVML stub with")
-    folder = tmp_path_factory.mktemp("nvml")
-    target = folder / "libnvidia-ml.so.1"
-    soname = "-Wl,-soname,libnvidia-ml.so.1"
-    flags = ("-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", soname)
-    subprocess.run([COMPILER, *flags, "-o", str(target), str(STUB)], check=True)
-    return folder
 
 
 def run(scenario: Scenario, tmp_path: Path, library: Path) -> str:

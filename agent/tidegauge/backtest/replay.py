@@ -19,7 +19,7 @@ from tidegauge.layout import Layout, layout_of
 from tidegauge.metric import Metric, Number
 from tidegauge.processors.drift import Drift
 from tidegauge.processors.evidence import PRIMARY
-from tidegauge.processors.report import family
+from tidegauge.processors.report import BESIDE, family
 from tidegauge.profile import Reference
 
 KEYS = {"feature": "feature", "prediction": "output"}
@@ -120,7 +120,12 @@ def evaluations(metrics: Iterable[Metric], time_ns: int) -> list[Evaluation]:
             continue
         for point in metric.points:
             at = dict(point.attributes)
-            if isinstance(point, Number) and "window" not in at and at.get("statistic", PRIMARY) == PRIMARY:
+            if (
+                isinstance(point, Number)
+                and "window" not in at
+                and at.keys().isdisjoint(BESIDE)
+                and at.get("statistic", PRIMARY) == PRIMARY
+            ):
                 where = kind, at[KEYS[kind]]
                 told[where][what] = point.value
                 if "reason" in at:

@@ -21,6 +21,7 @@ from tidegauge.cli import slices
 from tidegauge.cli.histograms import side_by_side
 from tidegauge.identity import Identity
 from tidegauge.metric import Metric, Number
+from tidegauge.processors.report import BESIDE
 from tidegauge.snapshot import Snapshot
 
 _REASONS = {
@@ -40,11 +41,13 @@ class _Seen(NamedTuple):
     tables: tuple[Metric, ...]
 
     def numbers(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        """Those of the reference proper."""
         for metric in self.metrics:
             if metric.name == name:
                 for point in metric.points:
-                    if isinstance(point, Number):
-                        yield dict(point.attributes), point.value
+                    at = dict(point.attributes)
+                    if isinstance(point, Number) and at.keys().isdisjoint(BESIDE):
+                        yield at, point.value
 
 
 def explain(
@@ -195,6 +198,8 @@ def _named(seen: _Seen, found: Sequence[Evaluation], feature: str) -> Evaluation
 def _column(console: Console, seen: _Seen, one: Evaluation) -> None:
     _say(console, one.column, "; ".join((_verdict(one), *_sentences(one))))
     console.print(_histograms(seen, one))
+    if unseen := ", ".join(_unseen(seen, one)):
+        _say(console, "most frequent of those that the reference lacks", unseen)
     if not one.unjudged:
         console.print(_statistics(seen, one))
     if windows := _windows(seen, one):
@@ -213,6 +218,12 @@ def _sentences(one: Evaluation) -> Iterator[str]:
         yield f"evidence of drift over time: {percent(one.evidence)} of what makes an alarm"
     if one.missing > 0:
         yield f"{percent(one.missing)} of the rows have no value"
+
+
+def _unseen(seen: _Seen, one: Evaluation) -> Iterator[str]:
+    for at, rows in seen.numbers(f"{one.kind}.unseen.category.rows"):
+        if at.get(KEYS[one.kind]) == one.column:
+            yield f"{at['category']} ({rows:,.0f} rows at least)"
 
 
 def _histograms(seen: _Seen, one: Evaluation) -> Table:

@@ -45,7 +45,8 @@ def build_reference(
         made.save(output)
     except ProfileError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{output}: {made.rows} rows, {len(made.profiles)} columns of {model} {version}".rstrip())
+    columns = len(made.profiles) + len(made.embeddings)
+    click.echo(f"{output}: {made.rows} rows, {columns} columns of {model} {version}".rstrip())
     if not keys and (name := sources.untold_key(found)):
         click.echo(f"Hint: folders are called {name}=…; --partitions makes that a column too", err=True)
 
@@ -68,6 +69,11 @@ def show_reference(file: Path) -> None:
         table.add_row(
             profile.name, profile.role, profile.kind, str(len(profile.counts)), missing, _values(profile)
         )
+    for embedding in shown.embeddings:
+        its = embedding.summary
+        missing = f"{embedding.missing / shown.rows:.2%}"
+        told = f"{len(its.mean)} components, from {its.rows} rows, bandwidth {its.bandwidth:.6g}"
+        table.add_row(embedding.name, embedding.role, Kind.EMBEDDING, "", missing, told)
     Console().print(table)
 
 

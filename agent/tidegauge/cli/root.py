@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+
+from tidegauge.cli.generate import generate
 
 if TYPE_CHECKING:
     from tidegauge.config import Config, ConfigError
@@ -35,12 +38,17 @@ def commands() -> None:
       tidegauge reference build train.parquet --model fraud --version 2.1 -o fraud.parquet
       tidegauge backtest june/ --reference fraud.parquet --threshold 0.05,0.1,0.2
       tidegauge explain --model fraud --feature age
+      tidegauge generate rules -o rules/
     """
+
+
+commands.add_command(generate)
 
 
 @commands.command()
 @click.option("--config", type=click.Path(path_type=Path), envvar="TIDEGAUGE_CONFIG", help="YAML file.")
-def run(config: Path | None) -> None:
+@click.option("--demo-gpu", is_flag=True, help="GPU metrics from a recording, named demo; no GPU is read.")
+def run(config: Path | None, demo_gpu: bool) -> None:
     """Run the agent until SIGTERM or Ctrl-C.
 
     Without a configuration it takes OTLP and Arrow Flight on 127.0.0.1:4317, OTLP/HTTP on
@@ -52,40 +60,56 @@ def run(config: Path | None) -> None:
       tidegauge run
       tidegauge run --config /etc/tidegauge/agent.yaml
       OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317 tidegauge run
+      tidegauge run --demo-gpu
     """
     from tidegauge.config import ConfigError
+    from tidegauge.config_file import ConfigFile
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it asks for a reload, of which there is no need yet
     os.environ.setdefault("GRPC_EXPERIMENTS", _EXPERIMENTS)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else whoever fails a handshake writes into the log
+
     try:
-        settings = _load(config)
+        file = ConfigFile(config, os.environ)
+        settings = file.read()
         with _telling():
-            from tidegauge.cli.run import run_agent
-        run_agent(settings)
+            from tidegauge.cli.run import run_agent, with_demo_gpu
+        dressed = with_demo_gpu if demo_gpu else (lambda one: one)
+        run_agent(dressed(settings), lambda: dressed(file.read()))
     except ConfigError as error:
         _refuse(error)
 
 
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> None:
+@click.option("--against", type=click.Path(path_type=Path), metavar="OLD", help="What an agent runs with.")
+def check(file: Path, against: Path | None) -> None:
     """Check a configuration: exit 0, or 2 with everything that is wrong and how to mend it.
 
-    The references and certificates that it names are read too.
+    The references, certificates and secrets that it names are read too; secrets are not shown. With
+    --against it tells what would change in an agent that runs with OLD: exit 0 where that can take it, 1
+    where it has to be restarted.
 
     \b
-    Example:
+    Examples:
       tidegauge check agent.yaml
+      tidegauge check new.yaml --against agent.yaml
     """
     from tidegauge.config import ConfigError
 
     try:
         settings = _load(file)
         with _telling():
-            from tidegauge.cli.run import check_files
+            from tidegauge.cli.check import check_files, tell_changes, warnings
         check_files(settings)
+        running = None if against is None else _load(against)
     except ConfigError as error:
         _refuse(error)
+    for warning in warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"{file}: ok")
+    if not tell_changes(settings, running):
+        raise click.exceptions.Exit(1)
 
 
 @commands.group()
@@ -245,9 +269,18 @@ def _thresholds(text: str | None) -> list[float]:
 @click.option(
     "--url", default="http://127.0.0.1:9464", show_default=True, help="Where the agent's pages are."
 )
+@click.option("--token-file", type=click.Path(path_type=Path), help="What opens the pages: a bearer token.")
+@click.option("--ca-file", type=click.Path(path_type=Path), help="PEM that https:// pages are checked by.")
 @click.option("--snapshot", type=click.Path(path_type=Path), help="A saved /api/v1/snapshot instead.")
 def explain(
-    model: str, version: str | None, feature: str | None, part: str | None, url: str, snapshot: Path | None
+    model: str,
+    version: str | None,
+    feature: str | None,
+    part: str | None,
+    url: str,
+    token_file: Path | None,
+    ca_file: Path | None,
+    snapshot: Path | None,
 ) -> None:
     """Explain why a model is drifted, or is not judged.
 
@@ -266,8 +299,32 @@ def explain(
     from tidegauge.cli import snapshot as snapshots
     from tidegauge.cli.explain import explain as print_explanation
 
-    body = snapshots.fetch(url) if snapshot is None else snapshots.load(snapshot)
+    body = snapshots.fetch(url, token_file, ca_file) if snapshot is None else snapshots.load(snapshot)
     print_explanation(snapshots.decode(body, str(snapshot or url)), model, version, feature, part)
+
+
+@commands.group()
+def gpu() -> None:
+    """Look into the GPU metrics."""
+
+
+@gpu.command("record")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
+@click.option("--polls", type=click.IntRange(2, 10_000), default=6, show_default=True)
+@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="In seconds.")
+def gpu_record(output: Path, polls: int, interval: float) -> None:
+    """Record what NVML answers on this machine, and compare it with nvidia-smi.
+
+    The file has GPU names, UUIDs and process ids in it, and nothing else of the machine. Tests play
+    it in place of the library.
+
+    \b
+    Example:
+      tidegauge gpu record -o h100.json
+    """
+    from tidegauge.cli.gpu import record_gpus
+
+    record_gpus(output, polls, interval)
 
 
 @commands.command()

@@ -10,13 +10,16 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
+import msgspec
 import uvloop
 
 from tidegauge import __version__, footprint
-from tidegauge.app import Ports, destinations, load_references, run
+from tidegauge.app import Ports, run
 from tidegauge.config import Config
-from tidegauge.exporters.channel import Collector
+from tidegauge.reload import Origin
+from tidegauge.units import unix_path
 
 log = logging.getLogger("tidegauge")
 
@@ -30,8 +33,10 @@ class OneLine(logging.Formatter):
         return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
-def run_agent(config: Config) -> None:
+def run_agent(config: Config, read: Callable[[], Config]) -> None:
     """Run until SIGTERM or SIGINT; returns when all is drained, and never later than drain_timeout.
+
+    `read` gives the configuration as it stands then; SIGHUP has it read at once.
 
     Raises:
         ConfigError: for what only starting can show, such as a port that is taken.
@@ -46,25 +51,20 @@ def run_agent(config: Config) -> None:
     # for it than a batch takes to fold (1 ms), and the queue would fill.
     sys.setswitchinterval(0.0005)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        clean = runner.run(_until_stopped(config))
+        clean = runner.run(_until_stopped(config, read))
     log.info("stopped")
     if not clean:
         _leave()
 
 
-def check_files(config: Config) -> None:
-    """Read the files that a configuration names.
-
-    Raises:
-        ConfigError: with those that cannot be read.
-    """
-    load_references(config)
-    for path, settings in destinations(config).values():
-        Collector(settings, path)
+def with_demo_gpu(config: Config) -> Config:
+    """The configuration with a recording in place of the GPUs."""
+    nvml = msgspec.structs.replace(config.scrapers.nvml, enabled=True, demo=True)
+    return msgspec.structs.replace(config, scrapers=msgspec.structs.replace(config.scrapers, nvml=nvml))
 
 
-async def _until_stopped(config: Config) -> bool:
-    stop = asyncio.Event()
+async def _until_stopped(config: Config, read: Callable[[], Config]) -> bool:
+    stop, asked = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def ask(number: signal.Signals) -> None:
@@ -79,7 +79,8 @@ async def _until_stopped(config: Config) -> bool:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number)
-    return await run(config, stop, lambda ports: _announce(config, ports))
+    loop.add_signal_handler(signal.SIGHUP, asked.set)
+    return await run(config, stop, lambda ports: _announce(config, ports), Origin(read, asked))
 
 
 def _allow_open_files() -> None:
@@ -93,7 +94,7 @@ def _announce(config: Config, ports: Ports) -> None:
     footprint.settle()
 
     def at(endpoint: str, port: int) -> str:
-        return f"{endpoint.rpartition(':')[0]}:{port}"
+        return endpoint if unix_path(endpoint) else f"{endpoint.rpartition(':')[0]}:{port}"
 
     log.info(
         "tidegauge %s is ready: OTLP and Flight on %s, OTLP/HTTP on %s, /metrics on %s",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Iterable
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import click
 import msgspec
@@ -46,20 +48,30 @@ class _Snapshot(msgspec.Struct):
     tables: list[_Metric] = []
 
 
-def fetch(url: str) -> bytes:
-    """The snapshot of the agent whose pages are at `url`.
+def fetch(url: str, token_file: Path | None = None, ca_file: Path | None = None) -> bytes:
+    """The snapshot of the agent whose pages are at `url`, shown a token where they want one.
 
     Raises:
-        click.ClickException: where none answers.
+        click.ClickException: where none answers, or a file cannot be read.
     """
     if not url.startswith(("http://", "https://")):
         raise click.ClickException(f"{url}: a URL starts with http:// or https://")
     address = url if url.endswith(PAGE) else url.rstrip("/") + PAGE
+    request = Request(address)  # noqa: S310 - the scheme was looked at
     try:
-        with urlopen(address, timeout=10) as answer:  # noqa: S310 - the scheme was looked at
+        context = None if ca_file is None else ssl.create_default_context(cafile=ca_file)
+        if token_file is not None:
+            # The token's last one, which is the newest where an old one is still good.
+            request.add_header("Authorization", f"Bearer {token_file.read_text().split()[-1]}")
+    except (OSError, IndexError) as error:
+        raise click.ClickException(f"--token-file or --ca-file cannot be read: {error}") from error
+    try:
+        with urlopen(request, timeout=10, context=context) as answer:  # noqa: S310 - as above
             return bytes(answer.read())
     except HTTPError as error:
         with error:
+            if error.code == HTTPStatus.UNAUTHORIZED:
+                raise click.ClickException(f"{address} wants a token: --token-file names its file") from error
             raise click.ClickException(
                 f"{address} answers {error.code}: no agent's pages are there"
             ) from error

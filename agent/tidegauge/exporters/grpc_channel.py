@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +15,8 @@ from google.rpc.status_pb2 import Status
 
 from tidegauge import __version__
 from tidegauge.batch import Signal
-from tidegauge.config import ConfigError, Destination, Problem
+from tidegauge.config import Destination
+from tidegauge.exporters.credentials import Credentials
 from tidegauge.exporters.outcome import Outcome, Verdict, delivered
 from tidegauge.units import parse_endpoint
 
@@ -54,15 +54,13 @@ class GrpcChannel:
     """A gRPC channel. With gzip its calls are made from threads.
 
     gRPC compresses where a call is started: on the event loop 4 MiB of spans would stop it for 70 ms.
-
-    Raises:
-        ConfigError: where the CA file cannot be read.
     """
 
-    def __init__(self, settings: Destination, path: str) -> None:
+    def __init__(self, settings: Destination, credentials: Credentials) -> None:
         self._settings = settings
-        self._credentials = _credentials(settings, path)
-        self._metadata = tuple((key.lower(), value) for key, value in settings.headers.items())
+        self._credentials = credentials
+        headers = credentials.headers(settings)
+        self._metadata = tuple((key.lower(), value) for key, value in headers.items())
         self._calls: dict[Signal, Any] = {}
         self._threads: ThreadPoolExecutor | None = None
 
@@ -74,10 +72,12 @@ class GrpcChannel:
         gzipped = self._settings.compression == "gzip"
         module: Any = grpc if gzipped else grpc.aio
         compression = grpc.Compression.Gzip if gzipped else grpc.Compression.NoCompression
-        if self._credentials is None:
+        if self._credentials.context is None:
             self._channel = module.insecure_channel(target, _OPTIONS, compression)
         else:
-            self._channel = module.secure_channel(target, self._credentials, _OPTIONS, compression)
+            ca, certificate, key, _ = self._credentials.files
+            tls = grpc.ssl_channel_credentials(ca, key, certificate)
+            self._channel = module.secure_channel(target, tls, _OPTIONS, compression)
         self._calls = {signal: self._channel.unary_unary(method) for signal, method in _METHODS.items()}
         if gzipped:
             # One for each call that may be under way, and one for the push.
@@ -129,15 +129,3 @@ def _retry_delay_s(error: Any) -> float | None:
             except DecodeError:
                 return None
     return None
-
-
-def _credentials(settings: Destination, path: str) -> grpc.ChannelCredentials | None:
-    if not str(settings.endpoint).startswith("https://"):
-        return None
-    if settings.certificate is None:
-        return grpc.ssl_channel_credentials()
-    try:
-        return grpc.ssl_channel_credentials(Path(settings.certificate).read_bytes())
-    except OSError as error:
-        reason = f"{settings.certificate} cannot be read: {error.strerror}"
-        raise ConfigError([Problem(f"{path}.certificate", reason)]) from error

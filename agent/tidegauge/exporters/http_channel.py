@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator
@@ -18,7 +17,8 @@ from google.rpc.status_pb2 import Status
 
 from tidegauge import __version__
 from tidegauge.batch import Signal
-from tidegauge.config import ConfigError, Destination, Problem
+from tidegauge.config import Destination
+from tidegauge.exporters.credentials import Credentials
 from tidegauge.exporters.outcome import Outcome, Verdict, delivered
 
 _PROTOBUF = "application/x-protobuf"
@@ -33,15 +33,11 @@ _GZIP_BITS = 31  # zlib's window size of 15, and 16 for gzip's framing
 
 
 class HttpChannel:
-    """Connections to `endpoint`/v1/SIGNAL, kept alive.
+    """Connections to `endpoint`/v1/SIGNAL, kept alive."""
 
-    Raises:
-        ConfigError: where the CA file cannot be read.
-    """
-
-    def __init__(self, settings: Destination, path: str) -> None:
+    def __init__(self, settings: Destination, credentials: Credentials) -> None:
         self._settings = settings
-        self._tls = _tls(settings, path)
+        self._credentials = credentials
         self._gzip = settings.compression == "gzip"
 
     async def __aenter__(self) -> Self:
@@ -50,8 +46,8 @@ class HttpChannel:
             headers["Content-Encoding"] = "gzip"
         self._session = aiohttp.ClientSession(
             # As many connections as there are calls: the forwarder bounds them.
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._tls),
-            headers=headers | self._settings.headers,
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._credentials.context or True),
+            headers=headers | self._credentials.headers(self._settings),
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -144,13 +140,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 def _compressed(request: bytes) -> bytes:
     packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_BITS)
     return packer.compress(request) + packer.flush()
-
-
-def _tls(settings: Destination, path: str) -> ssl.SSLContext | bool:
-    if settings.certificate is None or not str(settings.endpoint).startswith("https://"):
-        return True
-    try:
-        return ssl.create_default_context(cafile=settings.certificate)
-    except (OSError, ssl.SSLError) as error:
-        reason = f"{settings.certificate} cannot be read: {error.strerror or error}"
-        raise ConfigError([Problem(f"{path}.certificate", reason)]) from error

@@ -55,7 +55,7 @@ class OtlpPush:
         self._snapshots = snapshots
         self._telemetry = telemetry
         self._resource = default_resource() | dict(resource)
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._last_push_s = last_push_s
         self._generation = 0
         self._stopping = asyncio.Event()
@@ -78,11 +78,11 @@ class OtlpPush:
             await asyncio.wait({self._pusher})
 
     async def _run(self) -> None:
-        delay_s = self._interval_s
+        delay_s = self.interval_s
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
-            delay_s = max(self._interval_s, await self._try_push())
+            delay_s = max(self.interval_s, await self._try_push())
         # Stopped in the midst of a push: that one told of an older snapshot, perhaps.
         await self._try_push()
 

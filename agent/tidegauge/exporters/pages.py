@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
 import msgspec
 from aiohttp import web
 
-from tidegauge.config import ConfigError, Problem
+from tidegauge.config import ConfigError, Prometheus
 from tidegauge.exporters import status
 from tidegauge.exporters.prometheus import MetricsPage
+from tidegauge.listening.door import Door
+from tidegauge.listening.site import Site
 from tidegauge.snapshot import Snapshots
-from tidegauge.units import parse_endpoint
 
-SETTING = "exporters.prometheus.endpoint"
+SETTING = "exporters.prometheus"
+
+_OPEN = ("/healthz", "/readyz")
+"""What the kubelet asks for, which has no credentials. It tells no more than whether all is well."""
+
+Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Verdict = Callable[[], list[str]]
 """Reasons why not; none means yes."""
@@ -30,7 +36,9 @@ _SAFE = {
 
 
 class Pages:
-    """An HTTP server on `endpoint`, HOST:PORT; port 0 takes a free one, told by `port`.
+    """An HTTP server on `endpoint`, HOST:PORT or unix:/PATH; port 0 takes a free one, told by `port`.
+
+    All but the probes want what the door asks for; `door` is made of `endpoint` where it is not given.
 
     `health` and `ready` are asked at each request of /healthz and /readyz: 200 where they give no
     reason against it, else 503 with one reason a line. An async context manager: entering listens.
@@ -39,13 +47,21 @@ class Pages:
         ConfigError: naming the setting, where the endpoint cannot be listened on.
     """
 
-    def __init__(self, endpoint: str, snapshots: Snapshots, *, health: Verdict, ready: Verdict) -> None:
-        self._endpoint = endpoint
+    def __init__(
+        self,
+        endpoint: str,
+        snapshots: Snapshots,
+        *,
+        health: Verdict,
+        ready: Verdict,
+        door: Door | None = None,
+    ) -> None:
+        self._door = Door(Prometheus(endpoint=endpoint), SETTING) if door is None else door
         self._snapshots = snapshots
         self._health = health
         self._ready = ready
         self._metrics = MetricsPage(snapshots)
-        app = web.Application()
+        app = web.Application(middlewares=[self._guard])
         app.router.add_get("/", self._status)
         app.router.add_get("/metrics", self._scrape)
         app.router.add_get("/healthz", self._healthz)
@@ -57,22 +73,27 @@ class Pages:
         """The port listened on, once entered."""
 
     async def __aenter__(self) -> Self:
-        host, port = parse_endpoint(self._endpoint)
         await self._runner.setup()
+        site = Site(self._runner, self._door)
         try:
-            await web.TCPSite(self._runner, host, port).start()
-        except OSError as error:
+            await site.start()
+        except ConfigError:
             await self._runner.cleanup()
-            hint = "set another HOST:PORT, or stop what listens there"
-            problem = Problem(SETTING, f"cannot listen on {self._endpoint}: {error.strerror or error}", hint)
-            raise ConfigError([problem]) from error
-        self.port = int(self._runner.addresses[0][1])
+            raise
+        self.port = site.port
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Respond) -> web.StreamResponse:
+        if request.path in _OPEN or self._door.admits(request.headers.get("Authorization")):
+            return await handler(request)
+        challenge = {"WWW-Authenticate": self._door.gate.challenge, "Cache-Control": "no-store"}
+        return web.Response(status=401, text="credentials, please\n", headers=challenge)
 
     async def _scrape(self, request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall("Accept", []))

@@ -96,15 +96,21 @@ class _View:
             if isinstance(point, Number):
                 yield dict(point.attributes), point.value
 
+    def proper(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        """Those of `drift.window` against the reference, and not of what is judged besides."""
+        for at, value in self.numbers(name):
+            if at.keys().isdisjoint(("window", "baseline", "reference")):
+                yield at, value
+
 
 def _drift(view: _View) -> str:
     rows: list[tuple[bool, float, Row]] = []
     for what, key in (("feature", "feature"), ("prediction", "output")):
         cells: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
         for column in ("drift.score", "window.rows", "missing", "drifted"):
-            for at, value in view.numbers(f"{what}.{column}"):
+            for at, value in view.proper(f"{what}.{column}"):
                 cells[_identity(at), at.get(key, "")][column] = value
-        for at, value in view.numbers(f"{what}.drift.p_value"):
+        for at, value in view.proper(f"{what}.drift.p_value"):
             if at.get("statistic") == "psi":  # the score's own, which the verdict goes by
                 cells[_identity(at), at.get(key, "")]["p"] = value
         for (identity, name), cell in cells.items():

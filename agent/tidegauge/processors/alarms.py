@@ -17,6 +17,10 @@ _OVER = 3.0
 """How far ln R may pass an alarm's level: with the usual evidence of -1 to -10 a pane an alarm ends
 within a few panes after its cause."""
 
+END = 0.5
+"""An alarm ends where ln R has fallen below this share of its level. At a drift just above the threshold,
+whose evidence is nothing on average, alarms of 500 rows a pane begin a tenth as often as without."""
+
 
 class Recent(NamedTuple):
     """What is kept of a pane: int64[columns, most bins] of numbers and of categories."""
@@ -26,19 +30,24 @@ class Recent(NamedTuple):
 
 
 class AlarmState(NamedTuple):
-    """Alarms as they were at one moment: ln R, float64[columns], and the latest panes they learn from."""
+    """Alarms as they were at one moment: ln R, float64[columns], which columns are in alarm, bool[columns],
+    and the latest panes they learn from."""
 
     log_r: npt.NDArray[np.float64]
+    alarming: npt.NDArray[np.bool_]
     recent: tuple[Recent, ...]
 
 
 class Alarms:
     """One identity's detectors, a column each, fed with panes that are over.
 
-    See `stats.evidence` for the rule and its guarantee. A column is in alarm while R is at least
-    columns times the panes in `drift.false_alarm_interval`; so, as long as nothing drifts, the identity
-    has at most one alarm in that while on average. Each pane's rows count for as many independent ones
-    as the panes before it have shown; the first LEAST panes only teach that.
+    See `stats.evidence` for the rule and its guarantee. A column's alarm begins where R reaches columns
+    times the panes in `drift.false_alarm_interval`, and ends where ln R falls below END of that level.
+    Then R begins at 0 again: so each wait for an alarm is one of that guarantee, and as long as nothing
+    drifts the identity has at most one in that while on average. Each pane's rows count for as many
+    independent ones as the panes before it have shown; the first LEAST panes only teach that.
+
+    `alarming` is bool[columns], in the order of `Tables.profiles`, and never changed in place.
     """
 
     LEAST = 3
@@ -46,23 +55,24 @@ class Alarms:
 
     def __init__(self, tables: Tables, settings: Settings) -> None:
         self._tables = tables
-        self._threshold = settings.threshold
-        columns = len(tables.profiles)
-        pane_s = settings.window / settings.panes
-        self.level = math.log(max(columns * settings.false_alarm_interval / pane_s, 2.0))
-        self.log_r = np.full(columns, -math.inf)
+        self.retune(settings)
+        self.log_r = np.full(len(tables.profiles), -math.inf)
+        self.alarming: npt.NDArray[np.bool_] = np.zeros(len(tables.profiles), bool)
         self._recent: deque[Recent] = deque(maxlen=self.RECENT)
+
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from the next pane on. The evidence so far stands, for what it was
+        gathered against: R stays a supermartingale where the alternative changes between two panes."""
+        self._threshold = settings.threshold
+        pane_s = settings.window / settings.panes
+        columns = len(self._tables.profiles)
+        self.level = math.log(max(columns * settings.false_alarm_interval / pane_s, 2.0))
         self._given: tuple[npt.NDArray[np.float64], ...] | None = None
 
     @property
     def ready(self) -> bool:
         """Whether enough panes were seen to know how much they vary."""
         return len(self._recent) >= self.LEAST
-
-    @property
-    def alarming(self) -> npt.NDArray[np.bool_]:
-        """bool[columns], in the order of `Tables.profiles`."""
-        return np.asarray(self.log_r >= self.level)
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
@@ -85,15 +95,17 @@ class Alarms:
                     spread = inflation(recent, baselines.bins, kind == 0)
                     most = self.level + _OVER
                     watch(baselines.bins, baselines.counts, given, window, spread, most, log_r)
+            self.alarming = turn(self.alarming, self.log_r, self.level)
         self._recent.append(found)
 
     def capture(self) -> AlarmState:
         """All that they have gathered. The panes are never changed, so they are not copied."""
-        return AlarmState(self.log_r.copy(), tuple(self._recent))
+        return AlarmState(self.log_r.copy(), self.alarming, tuple(self._recent))
 
     def restore(self, state: AlarmState) -> None:
         """Go on from there."""
         self.log_r = state.log_r
+        self.alarming = state.alarming
         self._recent.extend(state.recent)
 
     def _concentrations(self) -> tuple[npt.NDArray[np.float64], ...]:
@@ -110,3 +122,15 @@ class Alarms:
                 for part in self._tables.baselines
             )
         return self._given
+
+
+def turn(
+    alarming: npt.NDArray[np.bool_], log_r: npt.NDArray[np.float64], level: float
+) -> npt.NDArray[np.bool_]:
+    """Which columns are in alarm after a pane, bool[columns]: `alarming` are those before it.
+
+    Where an alarm has ended `log_r`, float64[columns], begins at R = 0 again.
+    """
+    now = np.asarray(log_r >= np.where(alarming, END * level, level))
+    log_r[alarming & ~now] = -math.inf
+    return now

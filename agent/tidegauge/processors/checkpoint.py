@@ -17,9 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidegauge.identity import Identity
+from tidegauge.processors.adaptive import ScoresState
 from tidegauge.processors.alarms import AlarmState, Recent
+from tidegauge.processors.changes import Found, Key
 from tidegauge.processors.counts import Counts, Tables
 from tidegauge.processors.panes import PaneState
+from tidegauge.processors.past import SUMMARIES, Before, Hour, PastState
 from tidegauge.processors.stream import StreamState
 from tidegauge.processors.window import WindowState
 from tidegauge.statefile import StateError
@@ -27,6 +30,14 @@ from tidegauge.statefile import StateError
 _KIND, _WINDOW, _FIRST_ROWS = b"tidegauge.state", b"window", b"first_rows"
 _FRAME_BYTES = 4 << 20
 """First rows that go into a frame: it is made in memory."""
+
+_DETECTOR = pa.struct(
+    [
+        *((name, pa.string()) for name in Key._fields),
+        ("time_ns", pa.int64()),
+        ("state", pa.list_(pa.float64())),
+    ]
+)
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
@@ -41,6 +52,9 @@ class IdentityState(NamedTuple):
     window: WindowState
     alarms: AlarmState
     stream: StreamState
+    changes: dict[Key, Found]
+    past: PastState | None = None
+    scores: ScoresState | None = None
 
 
 class FirstRows(NamedTuple):
@@ -76,6 +90,9 @@ def fingerprint(tables: Tables) -> str:
         found.update(repr((one.name, one.role.value, one.kind.value, one.categories)).encode())
         for values in (one.edges, one.counts, np.array([one.center, one.lowest, one.highest])):
             found.update(values.tobytes())
+    for frame in tables.frames:
+        found.update(repr((frame.embedding.name, frame.embedding.role.value)).encode())
+        found.update(frame.embedding.summary.mean.tobytes() + frame.embedding.summary.waves.tobytes())
     return found.hexdigest()
 
 
@@ -120,9 +137,13 @@ def _identity_frame(state: IdentityState) -> bytes:
         "first_ns": pa.array([state.stream.first_ns]),
         "last_ns": pa.array([state.stream.last_ns]),
         "pauses": pa.array([list(state.stream.pauses)], pa.list_(pa.int64())),
+        "changes": pa.array([[_detector(*one) for one in state.changes.items()]], pa.list_(_DETECTOR)),
         "log_r": pa.array([alarms.log_r]),
+        "alarming": pa.array([alarms.alarming.tolist()], pa.list_(pa.bool_())),
         "panes": _list({"level": pa.array(levels), "number": pa.array(numbers), **panes}),
         "recent": _list(recent),
+        **_past_columns(state.past, state.tables),
+        **_score_columns(state.scores),
     }
     batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
     return _stream([batch.replace_schema_metadata({_KIND: _WINDOW})])
@@ -138,7 +159,8 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
     if row["reference"].as_py() != fingerprint(tables):
         raise StateError(f"{who} has another reference now")
     log_r = row["log_r"].values.to_numpy()
-    if len(log_r) != len(tables.profiles):
+    alarming = np.array(row["alarming"].as_py(), bool)
+    if len(log_r) != len(tables.profiles) or len(alarming) != len(log_r):
         raise StateError(f"{who} has another number of columns")
     empty, table = Counts(tables).arrays(), row["panes"].values
     places = zip(table.field("level").to_pylist(), table.field("number").to_pylist(), strict=True)
@@ -155,9 +177,81 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
             row["arrived_ns"].as_py(),
             row["next_pane"].as_py(),
         ),
-        AlarmState(log_r.copy(), tuple(Recent(**arrays) for arrays in recent)),
+        AlarmState(log_r.copy(), alarming, tuple(Recent(**arrays) for arrays in recent)),
         StreamState(row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py())),
+        _changes(row["changes"].values),
+        _past(row, tables),
+        _scores(row, len(tables.profiles)),
     )
+
+
+def _detector(key: Key, found: Found) -> dict[str, Any]:
+    return {**key._asdict(), "time_ns": found.time_ns, "state": found.state}
+
+
+def _changes(detectors: Any) -> dict[Key, Found]:
+    return {
+        Key(*(one[name].as_py() for name in Key._fields)): Found(
+            one["state"].values.to_numpy().copy(), one["time_ns"].as_py()
+        )
+        for one in detectors
+    }
+
+
+def _hour_like(tables: Tables) -> dict[str, npt.NDArray[Any]]:
+    empty = Counts(tables)
+    return Hour(
+        empty.counts.astype(np.uint32),
+        empty.categories.astype(np.uint32),
+        np.zeros((len(tables.profiles), len(SUMMARIES)), np.float32),
+    )._asdict()
+
+
+def _past_columns(past: PastState | None, tables: Tables) -> dict[str, pa.Array[Any]]:
+    """None where nothing asks for it."""
+    if past is None:
+        return {}
+    hours = _columns([hour._asdict() for hour in past.hours.values()], _hour_like(tables))
+    empty = Counts(tables).arrays()
+    return {
+        "hours": _list({"hour": pa.array(list(past.hours), pa.int64()), **hours}),
+        "open_hour": pa.array([past.open], pa.int64()),
+        "open_rows": _list(_columns([past.rows.arrays()], empty)),
+        "deviations": pa.array([past.deviations.ravel()], pa.list_(pa.float64())),
+        "fixed": _list(_columns([past.fixed._asdict()], {name: empty[name] for name in Before._fields})),
+    }
+
+
+def _past(row: Mapping[str, Any], tables: Tables) -> PastState | None:
+    if "hours" not in row:
+        return None
+    table, empty = row["hours"].values, Counts(tables).arrays()
+    hours = (Hour(**arrays) for arrays in _rows(table, _hour_like(tables)))
+    [rows] = _rows(row["open_rows"].values, empty)
+    [fixed] = _rows(row["fixed"].values, {name: empty[name] for name in Before._fields})
+    return PastState(
+        dict(zip(table.field("hour").to_pylist(), hours, strict=True)),
+        row["open_hour"].as_py(),
+        Counts.of(rows),
+        Before(**fixed),
+        row["deviations"].values.to_numpy().reshape(-1, len(SUMMARIES)),
+    )
+
+
+def _score_columns(scores: ScoresState | None) -> dict[str, pa.Array[Any]]:
+    if scores is None:
+        return {}
+    return {
+        "scores": pa.array([scores.scores.ravel()], pa.list_(pa.float32())),
+        "scores_window": pa.array([scores.number], pa.int64()),
+    }
+
+
+def _scores(row: Mapping[str, Any], columns: int) -> ScoresState | None:
+    if "scores" not in row:
+        return None
+    held = row["scores"].values.to_numpy(zero_copy_only=False).reshape(-1, columns)
+    return ScoresState(held, row["scores_window"].as_py())
 
 
 def _columns(

@@ -16,6 +16,8 @@ from tidegauge import categories
 from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.plain import Plain
+from tidegauge.processors.unseen import Unseen
+from tidegauge.processors.vectors import Frame, frames
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
@@ -25,7 +27,7 @@ _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
 _array_address.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
-_CODES: dict[pa.DataType, int] = {
+CODES: dict[pa.DataType, int] = {
     pa.float64(): bins.FLOAT64,
     pa.float32(): bins.FLOAT32,
     pa.int64(): bins.INT64,
@@ -39,6 +41,7 @@ class Tables:
     def __init__(self, reference: Reference) -> None:
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
+        self.frames = frames(reference.embeddings)
         self.known = tuple(pa.array(p.categories, pa.string()) for p in self.categorical)
         self.most_categories = max((len(profile.counts) for profile in self.categorical), default=1)
         grids = [bins.grid(profile.edges) for profile in self.numeric]
@@ -67,6 +70,15 @@ class Tables:
         )
         return numeric, categorical
 
+    def has_bins_of(self, other: Tables) -> bool:
+        """Whether counts and sums on the other's bins are ones on these, column by column."""
+        return len(self.profiles) == len(other.profiles) and all(
+            (mine.name, mine.role, mine.kind, mine.categories, mine.center, mine.lowest, mine.highest)
+            == (its.name, its.role, its.kind, its.categories, its.center, its.lowest, its.highest)
+            and np.array_equal(mine.edges, its.edges)
+            for mine, its in zip(self.profiles, other.profiles, strict=True)
+        )
+
     @cached_property
     def bins(self) -> tuple[tuple[tuple[str, str], ...], ...]:
         """The attribute of each bin of each profile, for all who tell counts to share."""
@@ -94,6 +106,7 @@ class Counts:
         self.tallies = np.zeros((features, bins.TALLIES), np.int64)
         self.categories = np.zeros((len(tables.known), tables.most_categories), np.int64)
         self.missing = np.zeros(len(tables.known), np.int64)
+        self.vectors = np.zeros(tables.frames[-1].end if tables.frames else 0)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What it is made of, by name."""
@@ -122,11 +135,12 @@ class Counts:
         self.tallies += other.tallies
         self.categories += other.categories
         self.missing += other.missing
+        self.vectors += other.vectors
         return self
 
 
 class Skipped(NamedTuple):
-    """A column that gets no statistics, and why: `no_reference`, `type_changed` or `embedding`."""
+    """A column that gets no statistics, and why: `no_reference` or `type_changed`."""
 
     name: str
     role: Role
@@ -145,6 +159,8 @@ class Plan:
         self.skipped: list[Skipped] = []
         self._casts: list[int] = []
         self._texts: list[tuple[int, int]] = []
+        self._vectors: list[tuple[int, Frame]] = []
+        embedded = {frame.embedding.name: frame for frame in tables.frames}
         numeric = {profile.name: row for row, profile in enumerate(tables.numeric)}
         categorical = {profile.name: row for row, profile in enumerate(tables.categorical)}
         columns = []
@@ -153,40 +169,53 @@ class Plan:
         ):
             if role not in FOLDED:
                 continue
-            if name in categorical and _countable(schema.field(index).type, kind):
+            if name in categorical and countable(schema.field(index).type, kind):
                 self._texts.append((index, categorical[name]))
             elif name in numeric and kind is Kind.NUMERIC:
                 row = numeric[name]
-                code = _CODES.get(schema.field(index).type)
+                code = CODES.get(schema.field(index).type)
                 if code is None:
                     self._casts.append(index)
                     code = bins.FLOAT64
                 columns.append((index, row, code, tables.steps[row]))
+            elif (
+                name in embedded
+                and kind is Kind.EMBEDDING
+                and _fits(schema.field(index).type, embedded[name])
+            ):
+                self._vectors.append((index, embedded[name]))
             else:
-                self.skipped.append(
-                    Skipped(name, role, _reason(name in numeric or name in categorical, kind))
-                )
+                known = name in numeric or name in categorical or name in embedded
+                self.skipped.append(Skipped(name, role, "type_changed" if known else "no_reference"))
         self._columns = np.array(columns, np.int64).reshape(len(columns), 4)
         here = set(layout.names)
         self._absent = [row for name, row in numeric.items() if name not in here]
         self._absent_texts = [row for name, row in categorical.items() if name not in here]
+        self._absent_vectors = [frame for name, frame in embedded.items() if name not in here]
         self.absent = frozenset(
             place for place, profile in enumerate(tables.profiles) if profile.name not in here
         )
 
-    def prepare(self, content: Content, counts: Counts) -> Content:
+    def prepare(
+        self, content: Content, counts: Counts, unseen: Unseen | None = None, time_ns: int = 0
+    ) -> Content:
         """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
 
-        Columns that the batch lacks are missing in all its rows.
+        Columns that the batch lacks are missing in all its rows. Categories of no reference are named to
+        `unseen`, as of event time `time_ns`.
         """
         self._add_absent(content.num_rows, counts)
-        if not self._texts and not self._casts:
+        if not self._texts and not self._casts and not self._vectors:
             return content
         rows = content.rows if isinstance(content, Plain) else content
         for index, row in self._texts:
-            found, missing = categories.count(rows.column(index), self._tables.known[row])
-            counts.categories[row, : len(found)] += found
-            counts.missing[row] += missing
+            found = categories.count(rows.column(index), self._tables.known[row])
+            counts.categories[row, : len(found.totals)] += found.totals
+            counts.missing[row] += found.missing
+            if unseen is not None and len(found.others):
+                unseen.update(row, found.others, found.other_counts, time_ns)
+        for index, frame in self._vectors:
+            frame.fold(rows.column(index), counts.vectors)
         return self._numbers(rows)
 
     def _add_absent(self, rows: int, counts: Counts) -> None:
@@ -194,6 +223,8 @@ class Plan:
             counts.tallies[self._absent, bins.MISSING] += rows
         if self._absent_texts:
             counts.missing[self._absent_texts] += rows
+        for frame in self._absent_vectors:
+            frame.miss(rows, counts.vectors)
 
     def _numbers(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """The rows with numbers of types that the kernel does not read as doubles."""
@@ -205,7 +236,7 @@ class Plan:
     def fold_runs(self, rows: pa.RecordBatch, runs: Sequence[tuple[int, int, Counts]]) -> None:
         """Add runs of a batch's rows, each a first row and a number of rows, to the counts of each."""
         texts = [(row, categories.codes(rows.column(at), self._tables.known[row])) for at, row in self._texts]
-        located = _locate(self._numbers(rows))
+        located = spots_of(self._numbers(rows))
         spots = located[0]
         for begin, length, counts in runs:
             self._add_absent(length, counts)
@@ -223,7 +254,7 @@ class Plan:
     def fold(self, prepared: Sequence[Content], counts: Counts) -> None:
         """Add the numbers of batches to the counts, in one call."""
         # What is exported is released with its capsule: they must outlive the kernel.
-        located = [_locate(one) for one in prepared]
+        located = [spots_of(one) for one in prepared]
         self._fold(np.array([spots for spots, _ in located]), counts)
         del located
 
@@ -244,7 +275,7 @@ class Plan:
         )
 
 
-def _locate(content: Any) -> tuple[npt.NDArray[np.int64], object]:
+def spots_of(content: Any) -> tuple[npt.NDArray[np.int64], object]:
     """Where the columns lie, int64[columns, 4], and what keeps them there."""
     if isinstance(content, Plain):
         return content.spots, content
@@ -254,14 +285,12 @@ def _locate(content: Any) -> tuple[npt.NDArray[np.int64], object]:
     return spots, capsule
 
 
-def _countable(kind: pa.DataType, folded: Kind) -> bool:
+def countable(kind: pa.DataType, folded: Kind) -> bool:
     return folded is Kind.CATEGORICAL or pa.types.is_integer(kind)
 
 
-def _reason(known: bool, kind: Kind) -> str:
-    if kind is Kind.EMBEDDING:
-        return "embedding"
-    return "type_changed" if known else "no_reference"
+def _fits(kind: Any, frame: Frame) -> bool:
+    return bool(kind.list_size == frame.width)
 
 
 _NONE = np.empty(0)

@@ -7,31 +7,42 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-
-from msgspec import structs
+from typing import NamedTuple
 
 from tidegauge.batch import Batch, Records
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
-from tidegauge.layout import Kind, Role
-from tidegauge.metric import Histogram, Metric, Number, attributes
-from tidegauge.processors import sliced
-from tidegauge.processors.alarms import Alarms
-from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode
-from tidegauge.processors.counts import Counts, Tables, Tally, tallies
-from tidegauge.processors.evidence import Evidence
-from tidegauge.processors.quality import inspect, missing_columns, summarise
-from tidegauge.processors.report import METRICS, Labels, Points, alarm, describe, family, lifetime, report
-from tidegauge.processors.stream import Stream
+from tidegauge.metric import Metric, Number, attributes
+from tidegauge.processors.checkpoint import DriftState, FirstRows, IdentityState, decode, fingerprint
+from tidegauge.processors.counts import Tables
+from tidegauge.processors.joint import Turns
+from tidegauge.processors.report import METRICS, Labels, Points
 from tidegauge.processors.warmup import WarmUp
-from tidegauge.processors.window import Window
+from tidegauge.processors.watch import Watch
 from tidegauge.profile import ProfileError, Reference
 from tidegauge.statefile import StateError
-from tidegauge.units import duration_text
 
 log = logging.getLogger(__name__)
 
 Model = tuple[str, str]
+
+_ID = 12
+"""Digits of a reference's fingerprint that are its id in labels."""
+
+
+class Prepared(NamedTuple):
+    """A reference that a model is to be compared with from now on, and what takes time to work out."""
+
+    reference: Reference
+    tables: Tables
+
+
+class Outgoing(NamedTuple):
+    """What still compares an identity with the reference of that id, until a Unix time, nanoseconds."""
+
+    watch: Watch
+    reference: str
+    until_ns: int
 
 
 class Drift:
@@ -52,17 +63,20 @@ class Drift:
         self._tables: dict[Model, Tables] = {}
         self._described: dict[Model, Points] = {}
         self._warm_ups: dict[Model, WarmUp] = {}
-        self._windows: dict[Identity, Window] = {}
-        self._alarms: dict[Identity, Alarms] = {}
-        self._streams: dict[Identity, Stream] = {}
-        self._labels: dict[Identity, dict[str, list[Labels]]] = {}
-        self._known: dict[Identity, tuple[tuple[int, int], Points]] = {}
+        self._ids: dict[Model, str] = {}
+        self._watches: dict[Identity, Watch] = {}
+        self._outgoing: dict[Identity, Outgoing] = {}
+        self.turns = Turns(settings)
         self._on_reference = on_reference
         self._start_ns = time.time_ns()
-        self._starts: dict[Identity, int] = {}  # of lifetimes that began in an earlier run
-        self._sums: dict[Identity, dict[str, float]] = defaultdict(dict)
         for reference in references:
-            self._adopt(reference)
+            self._adopt(self._lay_out(reference))
+
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from now on. Only those of its settings may differ that judge."""
+        self._settings = settings
+        for watch in self._watches.values():
+            watch.retune(settings)
 
     def update(self, *batches: Batch) -> Mapping[str, int]:
         """Fold batches of records.
@@ -78,8 +92,8 @@ class Drift:
                     # One bad batch must not take those with it that were queued beside it.
                     log.exception("a batch of %s %s failed", *batch.identity[:2])
                     left_out["error"] += batch.items
-        for window in self._windows.values():
-            window.settle()
+        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
+            watch.settle()
         return left_out
 
     def _update(self, batch: Records) -> Mapping[str, int]:
@@ -109,7 +123,7 @@ class Drift:
         except ProfileError as error:
             log.warning("no reference of %s %s from its first rows: %s", *model, error)
             return
-        self._adopt(reference)
+        self._adopt(self._lay_out(reference))
         log.info("the first %d rows of %s %s are its reference now", reference.rows, *model)
         if self._on_reference is not None:
             self._on_reference(reference)
@@ -117,14 +131,10 @@ class Drift:
     def collect(self, now_ns: int) -> tuple[Metric, ...]:
         """Statistics of every window, counts on both sides and the references' own rows."""
         points: Points = defaultdict(list)
-        for identity, window in self._windows.items():
-            stamp = window.stamp(now_ns)
-            known = self._known.get(identity)
-            if known is None or known[0] != stamp:
-                known = self._known[identity] = (stamp, self._judged(identity, window, now_ns))
-            for name, more in known[1].items():
-                points[name].extend(more)
-            self._streams[identity].report(identity, now_ns, points)
+        self.turns.take(now_ns)
+        self._outgoing = {who: one for who, one in self._outgoing.items() if now_ns < one.until_ns}
+        for watch in (*self._watches.values(), *(one.watch for one in self._outgoing.values())):
+            watch.collect(now_ns, points)
         self._collect_references(points)
         return tuple(
             Metric(name, about.kind, about.unit, about.description, tuple(points[name]), self._start_ns)
@@ -134,20 +144,10 @@ class Drift:
 
     def capture(self) -> DriftState:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
-        identities = tuple(
-            IdentityState(
-                identity,
-                window.tables,
-                self._starts.get(identity, self._start_ns),
-                dict(self._sums[identity]),
-                window.capture(),
-                self._alarms[identity].capture(),
-                self._streams[identity].capture(),
-            )
-            for identity, window in self._windows.items()
-        )
+        identities = tuple(watch.capture() for watch in self._watches.values())
         stamp = (
-            tuple((identity, window.updates) for identity, window in self._windows.items()),
+            tuple(self._ids.items()),
+            tuple((identity, watch.window.updates) for identity, watch in self._watches.items()),
             tuple((model, warm_up.rows) for model, warm_up in self._warm_ups.items()),
         )
         return DriftState(stamp, identities, tuple(one.capture() for one in self._warm_ups.values()))
@@ -176,16 +176,11 @@ class Drift:
         if isinstance(state, FirstRows):
             self._take_first_rows(state)
             return
-        if len(self._windows) >= self._settings.max_identities:
+        if len(self._watches) >= self._settings.max_identities:
             raise StateError("it has more identities than drift.max_identities")
-        window = Window(state.tables, self._settings)
-        window.restore(state.window, anew=not complete)
-        self._open(state.identity, window)
-        self._alarms[state.identity].restore(state.alarms)
-        self._streams[state.identity].restore(state.stream)
-        if complete:
-            self._starts[state.identity] = state.start_ns
-            self._sums[state.identity] = state.sums
+        watch = self._watch(state.identity, state.tables)
+        watch.restore(state, complete=complete)
+        self._watches[state.identity] = watch
 
     def _take_first_rows(self, state: FirstRows) -> None:
         model = (state.model, state.version)
@@ -198,118 +193,96 @@ class Drift:
         self._warm_ups[model].restore(state)
         self._keep_within_memory()
 
-    def _adopt(self, reference: Reference) -> None:
-        model = (reference.model, reference.version)
+    def prepare(self, reference: Reference) -> Prepared | None:
+        """What `switch` takes; None where the model has that very reference. On any thread: it takes a while,
+        2 to 8 ms a column."""
+        prepared = self._lay_out(reference)
+        if fingerprint(prepared.tables)[:_ID] == self._ids.get((reference.model, reference.version)):
+            return None
+        _ = prepared.tables.baselines, prepared.tables.bins  # kept from here on
+        return prepared
+
+    def switch(self, prepared: Prepared, now_ns: int) -> None:
+        """Compare a model with another reference from Unix time `now_ns`, nanoseconds.
+
+        All its identities change at once. Each goes on being compared with the one before as well, for
+        `drift.reference_overlap`, or until the reference changes again.
+        """
+        model = (prepared.reference.model, prepared.reference.version)
+        old = self._ids.get(model, "")
+        self._warm_ups.pop(model, None)
+        self._adopt(prepared)
+        until_ns = now_ns + int(self._settings.reference_overlap * 1e9)
+        for identity, watch in self._watches.items():
+            if (identity.model, identity.version) == model:
+                successor = self._watch(identity, prepared.tables)
+                successor.succeed(watch, now_ns)
+                watch.retire(old)
+                self._watches[identity] = successor
+                self._outgoing[identity] = Outgoing(watch, old, until_ns)
+        log.info("%s %s is compared with reference %s now, and was with %s", *model, self._ids[model], old)
+
+    def _lay_out(self, reference: Reference) -> Prepared:
         limit = self._settings.max_features
         if len(reference.profiles) > limit:
             log.warning(
                 "%s %s: only the first %d of %d columns are watched (drift.max_features)",
-                *model,
+                reference.model,
+                reference.version,
                 limit,
                 len(reference.profiles),
             )
             reference = replace(reference, profiles=reference.profiles[:limit])
+        limit = self._settings.multivariate.max_embeddings
+        if len(reference.embeddings) > limit:
+            log.warning(
+                "%s %s: only the first %d embeddings are watched (drift.multivariate.max_embeddings)",
+                reference.model,
+                reference.version,
+                limit,
+            )
+            reference = replace(reference, embeddings=reference.embeddings[:limit])
+        return Prepared(reference, Tables(reference))
+
+    def _adopt(self, prepared: Prepared) -> None:
+        reference, tables = prepared
+        model = (reference.model, reference.version)
         self._references[model] = reference
-        self._tables[model] = Tables(reference)
+        self._tables[model] = tables
+        self._ids[model] = fingerprint(tables)[:_ID]
         self._described[model] = {}
 
     def _fold(self, batch: Records) -> Mapping[str, int]:
-        window = self._windows.get(batch.identity)
-        if window is None:
-            if len(self._windows) >= self._settings.max_identities:
+        watch = self._watches.get(batch.identity)
+        if watch is None:
+            if len(self._watches) >= self._settings.max_identities:
                 return {"identity_limit": batch.items}
             tables = self._tables[batch.identity.model, batch.identity.version]
-            window = Window(tables, self._settings)
-            self._open(batch.identity, window)
-        left_out = window.update(batch)
-        self._streams[batch.identity].update(batch, left_out)
-        for pane in window.closed():
-            self._alarms[batch.identity].look(pane)
+            watch = self._watch(batch.identity, tables)
+            self._watches[batch.identity] = watch
+        left_out = watch.update(batch)
+        outgoing = self._outgoing.get(batch.identity)
+        if outgoing is not None:
+            outgoing.watch.fold(batch)
         return left_out
 
-    def _open(self, identity: Identity, window: Window) -> None:
-        self._windows[identity] = window
-        self._alarms[identity] = Alarms(window.tables, self._settings)
-        self._streams[identity] = Stream(self._settings)
-
-    def _label(self, identity: Identity, window: Window) -> dict[str, list[Labels]]:
-        """By window: "" for `drift.window`, whose points carry no label of it. Made when first wanted: for
-        2000 columns restored at once it takes a second, which the start need not wait for."""
-        if identity in self._labels:
-            return self._labels[identity]
-        texts = [
-            "" if length == self._settings.window else duration_text(length) for length in window.lengths
-        ]
-        tables, shared = window.tables, identity.attributes()
-        found = self._labels[identity] = {
-            text: [
-                Labels(shared, profile, text, told=self._settings.other_windows_statistics)
-                if text
-                else Labels(shared, profile, bins=bins)
-                for profile, bins in zip(tables.profiles, tables.bins, strict=True)
-            ]
-            for text in texts
-        }
-        return found
-
-    def _judged(self, identity: Identity, window: Window, now_ns: int) -> Points:
-        try:
-            return self._judge(identity, window, now_ns)
-        except Exception:
-            # One model's numbers must not take the others' off the page.
-            log.exception("%s %s could not be judged", identity.model, identity.version)
-            return {}
-
-    def _judge(self, identity: Identity, window: Window, now_ns: int) -> Points:
-        points: Points = defaultdict(list)
-        for length, (text, labels) in zip(window.lengths, self._label(identity, window).items(), strict=True):
-            counts = window.total(now_ns, length)
-            if not text:
-                self._look(identity, window, labels, counts, points)
-                if self._alarms[identity].ready:
-                    alarm(labels, self._alarms[identity], identity, points)
-            report(labels, Evidence(window.tables, counts, self._settings), points)
-        for name, more in sliced.report(identity, window, now_ns, self._settings).items():
-            points[name].extend(more)
-        for name in ("min_rows", "threshold", "significance"):
-            points["model.drift.limit"].append(
-                Number(identity.attributes(limit=name), float(getattr(self._settings, name)))
-            )
-        for column in tallies(window.tables, window.lifetime()):
-            if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
-                points["prediction.histogram"].append(self._lifetime(identity, column))
-        return points
-
-    def _lifetime(self, identity: Identity, column: Tally) -> Histogram:
-        found = lifetime(identity, column)
-        name, total = column.profile.name, found.sum
-        if len(column.profile.edges) and column.profile.edges[0] >= 0:
-            # Panes add up in another order when they move: a last digit less would read as a reset.
-            total = max(total, self._sums[identity].get(name, 0.0))
-            self._sums[identity][name] = total
-        return structs.replace(found, sum=total, start_ns=self._starts.get(identity, 0))
-
-    def _look(
-        self, identity: Identity, window: Window, labels: list[Labels], counts: Counts, points: Points
-    ) -> None:
-        """Describe the columns of `drift.window`, and those that are not as the reference has them."""
-        columns = tallies(window.tables, counts)
-        for names, column in zip(labels, columns, strict=True):
-            describe(names, column, points)
-        skipped, vanished = window.unfit()
-        for one in skipped[: self._settings.max_features]:
-            prefix, key = family(one.role)
-            where = identity.attributes(**{key: one.name, "reason": one.reason})
-            points[f"{prefix}.skipped"].append(Number(where, 1.0))
-        violations = inspect(labels, columns, self._settings, points)
-        violations += missing_columns(labels, sorted(vanished), skipped, points)
-        summarise(identity, violations, points)
+    def _watch(self, identity: Identity, tables: Tables) -> Watch:
+        watch = Watch(identity, tables, self._settings, self._start_ns)
+        self.turns.join(watch.joint)
+        return watch
 
     def _collect_references(self, points: Points) -> None:
         for (model, version), reference in self._references.items():
             where = attributes(model=model, version=version, source=reference.source)
             points["reference.rows"].append(Number(where, float(reference.rows)))
             points["reference.ready"].append(Number(where, 1.0))
+            where = attributes(
+                model=model, version=version, reference=self._ids[model, version], state="current"
+            )
+            points["model.reference.info"].append(Number(where, 1.0))
+        for old in {(who.model, who.version, one.reference) for who, one in self._outgoing.items()}:
+            where = attributes(model=old[0], version=old[1], reference=old[2], state="outgoing")
+            points["model.reference.info"].append(Number(where, 1.0))
         for (model, version), warm_up in self._warm_ups.items():
             where = attributes(model=model, version=version, source=warm_up.SOURCE)
             points["reference.rows"].append(Number(where, float(warm_up.rows)))

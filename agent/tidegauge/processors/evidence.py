@@ -26,10 +26,17 @@ class Evidence:
 
     `values`, `p_values` and `null_quantiles` are float64[columns, STATISTICS], NaN where not defined.
     A column is `judged` with `min_rows` values in the window and any in the reference; `drifted` where
-    its PSI is both significant, at a false discovery rate over the judged ones, and material.
+    its PSI is both significant, at a false discovery rate over the judged ones, and material: at least
+    `drift.threshold`, and `least` where that is given, float64[columns], and more.
     """
 
-    def __init__(self, tables: Tables, counts: Counts, settings: Settings) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        counts: Counts,
+        settings: Settings,
+        least: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         numeric, categorical = tables.baselines
         infinite = counts.tallies[:, bins.INFINITE].copy()
         squares = counts.squares[:, 0].copy()
@@ -54,7 +61,10 @@ class Evidence:
         self.drifted = np.zeros(len(self.rows), bool)
         p_values = self.p_values[self.judged, PSI]
         rare = false_discoveries(p_values, settings.significance)
-        self.drifted[self.judged] = rare & (self.values[self.judged, PSI] >= settings.threshold)
+        wanted = np.full(len(self.rows), settings.threshold)
+        if least is not None:
+            wanted = np.fmax(wanted, least)
+        self.drifted[self.judged] = rare & (self.values[:, PSI] >= wanted)[self.judged]
 
     def unjudged(self, column: int) -> str:
         """Why a column is not judged; "" where it is."""

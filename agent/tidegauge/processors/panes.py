@@ -53,6 +53,10 @@ class Panes:
         """The pane of `level` that `time_ns` lies in."""
         return time_ns // self._widths[level]
 
+    def time(self, level: int, number: int) -> int:
+        """When the pane `number` of `level` begins, Unix nanoseconds."""
+        return number * self._widths[level]
+
     @property
     def is_empty(self) -> bool:
         """Whether no level has a pane."""
@@ -102,6 +106,16 @@ class Panes:
         """The sum of the rows of the pane `number` of `level`, those of finer levels included."""
         width = self._widths[level]
         return self._sum(level, number * width, (number + 1) * width)
+
+    def held(self, level: int, before_ns: int) -> list[int]:
+        """The panes of `level` before a time that have rows in it or in finer levels, ascending."""
+        width = self._widths[level]
+        found = {
+            number * mine // width
+            for mine, panes in zip(self._widths, self._levels[: level + 1], strict=False)
+            for number in panes
+        }
+        return sorted(number for number in found if (number + 1) * width <= before_ns)
 
     def lifetime(self) -> Counts:
         """The sum of every row there ever was."""

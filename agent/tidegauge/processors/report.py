@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tidegauge.heavy_hitters import Ranked
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
 from tidegauge.metric import Attributes, Histogram, Number, Point
@@ -16,7 +17,7 @@ from tidegauge.metric import Kind as MetricKind
 from tidegauge.processors.alarms import Alarms
 from tidegauge.processors.counts import Tally
 from tidegauge.processors.evidence import EMPTY_REFERENCE, FEW_ROWS, NULL_QUANTILE, Evidence
-from tidegauge.profile import Profile
+from tidegauge.profile import Profile, category_label
 from tidegauge.stats.comparison import PSI, STATISTICS
 
 Points = dict[str, list[Point]]
@@ -24,11 +25,18 @@ Points = dict[str, list[Point]]
 
 Pair = tuple[str, str]
 
+BESIDE = ("baseline", "reference")
+"""Attributes of points that are not of the reference proper, but of what stands beside it."""
+
 
 _STATISTICS = tuple(("statistic", name) for name in STATISTICS)
 _PROBABILITY = ("probability", str(NULL_QUANTILE))
 _REASONS = {reason: ("reason", reason) for reason in (FEW_ROWS, EMPTY_REFERENCE)}
 _MISSING = ("bin", "__missing__")
+
+
+_NAMED = 0.01
+"""The share of a window's rows from which an unseen category is named."""
 
 
 def family(role: Role) -> tuple[str, str]:
@@ -82,6 +90,15 @@ def describe(labels: Labels, column: Tally, points: Points) -> None:
     points[f"{prefix}.window.count"].extend(map(Number, labels.bins, map(float, counts)))
 
 
+def name_unseen(labels: Labels, column: Tally, frequent: Ranked, most: int, points: Points) -> None:
+    """Points of the `most` frequent unseen categories. Those with less than a hundredth of the rows are left
+    out: of texts that hardly ever come twice, others would be named each time."""
+    for text, count in zip(frequent.texts[:most], frequent.counts[:most].tolist(), strict=True):
+        if count >= _NAMED * column.rows:
+            where = (*labels.column, ("category", category_label(text)))
+            points[f"{labels.prefix}.unseen.category.rows"].append(Number(where, float(count)))
+
+
 def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
     """Points of all columns of a window: statistics, p-values and the verdict, or why there is none."""
     table = zip(
@@ -111,13 +128,23 @@ def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
             )
 
 
-def alarm(labels: Sequence[Labels], alarms: Alarms, identity: Identity, points: Points) -> None:
+def alarm(labels: Sequence[Labels], alarms: Alarms, shared: Attributes, points: Points) -> None:
     """Points of the detectors: which columns are in alarm, and how near the others are."""
     alarming, shares = alarms.alarming.tolist(), alarms.shares.tolist()
     for names, is_alarm, share in zip(labels, alarming, shares, strict=True):
         points[f"{names.prefix}.drift.alarm"].append(Number(names.column, float(is_alarm)))
         points[f"{names.prefix}.drift.evidence"].append(Number(names.column, share))
-    points["model.drift.alarm"].append(Number(identity.attributes(), float(any(alarming))))
+    points["model.drift.alarm"].append(Number(shared, float(any(alarming))))
+
+
+def own_quantiles(
+    labels: Sequence[Labels], usual: npt.NDArray[np.float64], quantile: float, points: Points
+) -> None:
+    """Points of float64[columns]: what the columns' scores are below in a share of `quantile` of windows."""
+    for names, value in zip(labels, usual.tolist(), strict=True):
+        if math.isfinite(value):
+            where = (*names.column, ("probability", f"{quantile:g}"))
+            points[f"{names.prefix}.drift.own_quantile"].append(Number(where, value))
 
 
 def lifetime(identity: Identity, column: Tally) -> Histogram:
@@ -169,11 +196,22 @@ def _about(prefix: str, what: str) -> dict[str, About]:
         f"{prefix}.drift.evidence": About(
             gauge, "1", "Evidence of drift over time, as a share of what makes an alarm (logarithms)."
         ),
+        f"{prefix}.drift.own_quantile": About(
+            gauge, "{score}", "The quantile of the column's own scores: the adaptive threshold."
+        ),
+        f"{prefix}.seasonal.deviation": About(
+            gauge,
+            "{deviation}",
+            "The last hour's summary less what its week and hour let expect, in standard deviations.",
+        ),
         f"{prefix}.window.rows": About(
             gauge, "{row}", f"Rows of the {what} in the window, missing ones too."
         ),
         f"{prefix}.missing": About(gauge, "1", "Share of the window's rows without a value (null or NaN)."),
         f"{prefix}.unseen": About(gauge, "1", "Share of values that are no category of the reference."),
+        f"{prefix}.unseen.category.rows": About(
+            gauge, "{row}", "Rows at least of the most frequent categories that the reference lacks."
+        ),
         f"{prefix}.out_of_range": About(gauge, "1", "Share of values outside the reference's range."),
         f"{prefix}.nan": About(gauge, "1", "Share of the window's rows that are NaN."),
         f"{prefix}.infinite": About(gauge, "1", "Share of values that are infinite."),
@@ -231,9 +269,40 @@ METRICS: dict[str, About] = {
     "prediction_id.duplicates": About(
         MetricKind.COUNTER, "{row}", "Prediction ids that had come before, among those remembered."
     ),
+    "model.drifted": About(
+        MetricKind.GAUGE, "{verdict}", "1 where a classifier tells the window's rows from the reference's."
+    ),
+    "model.drift.statistic": About(
+        MetricKind.GAUGE,
+        "{score}",
+        "Distances of the window's rows to the reference's, all features at once.",
+    ),
+    "model.drift.p_value": About(
+        MetricKind.GAUGE, "{probability}", "Probability of so large a statistic without drift."
+    ),
+    "model.drift.null_quantile": About(
+        MetricKind.GAUGE, "{score}", "The statistic's quantile without drift, at the rows at hand."
+    ),
+    "model.drift.unjudged": About(
+        MetricKind.GAUGE, "{model}", "1 where the features together are not judged, with the reason."
+    ),
+    "model.drift.sample_rows": About(MetricKind.GAUGE, "{row}", "Rows of the window's sample."),
+    "model.drift.group.size": About(
+        MetricKind.GAUGE, "{feature}", "Features that are drifted and correlated, by the first one's name."
+    ),
+    "feature.drift.group": About(MetricKind.GAUGE, "{feature}", "1 for each member of such a group."),
+    "prediction.changes": About(
+        MetricKind.COUNTER, "{change}", "Changes that a detector found in an output, or in its error."
+    ),
+    "prediction.change.time": About(
+        MetricKind.GAUGE, "s", "Event time of the last change that a detector found."
+    ),
     "prediction.mean": About(MetricKind.GAUGE, "{value}", "Mean of the output in the window."),
     "prediction.histogram": About(
         MetricKind.HISTOGRAM, "{value}", "Values of the output since the start, on the reference's bins."
+    ),
+    "model.reference.info": About(
+        MetricKind.GAUGE, "{reference}", "1 for each reference that the model is compared with."
     ),
     "reference.rows": About(MetricKind.GAUGE, "{row}", "Rows that the model's reference is made of."),
     "reference.ready": About(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,7 +13,8 @@ from tidegauge.identity import Identity
 from tidegauge.layout import FOLDED, Kind, layout_of
 from tidegauge.processors.checkpoint import FirstRows
 from tidegauge.profile import Profile, ProfileError, Reference
-from tidegauge.reference import ReferenceBuilder
+from tidegauge.reference import ReferenceBuilder, Vectors, with_sample
+from tidegauge.sample import RowSample
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,14 @@ class WarmUp:
             ProfileError: where no column is left to judge.
         """
         profiles: list[Profile] = []
+        vectors: dict[str, Vectors] = {}
         names = {
             name: None
             for batch in self._held
             for name, role, kind in zip(
                 batch.layout.names, batch.layout.roles, batch.layout.kinds, strict=True
             )
-            if role in FOLDED and kind is not Kind.EMBEDDING
+            if role in FOLDED and kind is not Kind.NONE
         }
         # One column at a time: counting its values takes 300 kB for a moment.
         for name in names:
@@ -78,8 +81,20 @@ class WarmUp:
                 for batch in self._held:
                     builder.update(batch.rows, batch.layout, only=name)
                 profiles += builder.build(self._model, self._version, self.SOURCE).profiles
+                vectors |= builder.vectors
             except ProfileError as error:
                 log.warning("%s %s: no reference of column %r: %s", self._model, self._version, name, error)
-        if not profiles:
+        reference = Reference(self._model, self._version, self.SOURCE, self.rows, tuple(profiles))
+        reference = with_sample(reference, self._sample({*(one.name for one in profiles), *vectors}), vectors)
+        if not reference.profiles and not reference.embeddings:
             raise ProfileError("no column of the first rows can have a reference")
-        return Reference(self._model, self._version, self.SOURCE, self.rows, tuple(profiles))
+        return reference
+
+    def _sample(self, names: Set[str]) -> RowSample:
+        """A sample of the rows held, of the columns that can have a reference."""
+        sample = RowSample()
+        for batch in self._held:
+            rows = batch.rows.select([name for name in batch.layout.names if name in names])
+            if rows.num_columns:
+                sample.update(rows, layout_of(rows.schema))
+        return sample

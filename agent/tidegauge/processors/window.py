@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 
 from tidegauge.batch import Content, Records
 from tidegauge.config import Drift as Settings
+from tidegauge.heavy_hitters import Ranked
 from tidegauge.layout import Layout, Role
 from tidegauge.plain import Plain
 from tidegauge.processors.counts import Counts, Plan, Skipped, Tables
 from tidegauge.processors.panes import Panes, PaneState
 from tidegauge.processors.slices import Slices
+from tidegauge.processors.unseen import Unseen
 from tidegauge.units import Duration
 
 _UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -39,6 +41,13 @@ class WindowState(NamedTuple):
     next_pane: int | None
 
 
+class Closed(NamedTuple):
+    """A pane that gets no more rows: when it begins, Unix nanoseconds, and its rows."""
+
+    begin_ns: int
+    counts: Counts
+
+
 class Window:
     """The rows of one identity over `drift.window`, and over the other windows, as counts.
 
@@ -54,6 +63,7 @@ class Window:
         self._primary = settings.window
         self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
         self.slices = Slices(tables, settings)
+        self._unseen = Unseen(int(settings.window * 1e9)) if settings.unseen_categories else None
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
@@ -63,6 +73,7 @@ class Window:
         self._told = False
         self._updates = 0
         self._next: int | None = None  # the first pane that `closed` has not given
+        self._ended: list[Closed] = []  # panes that left the window before `closed` gave them
         # What `settle` is to fold, of one plan and for one pane.
         self._waiting: list[Content] = []
         self._where: tuple[Plan, Counts] | None = None
@@ -138,6 +149,7 @@ class Window:
         self._arrived = arrived
         if not self._panes.holds(watermark):
             self.settle()
+            self._end_before(watermark)
             self._panes.retire(watermark)
         oldest = self._panes.begin(len(self.lengths) - 1, watermark)
         # Lateness is judged by what was known before: a batch's own rows may come in any order.
@@ -157,7 +169,8 @@ class Window:
         if self._where != (plan, pane):
             self.settle()
             self._where = plan, pane
-        self._waiting.append(plan.prepare(rows, pane))
+        assert self._watermark is not None
+        self._waiting.append(plan.prepare(rows, pane, self._unseen, self._watermark))
 
     def total(self, now_ns: int, length: Duration | None = None) -> Counts:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
@@ -165,9 +178,16 @@ class Window:
         # Panes are kept for a stream that goes on where it paused: the window then goes back to it.
         return self._panes.total(self._level(length), self.clock(now_ns))
 
-    def closed(self) -> Iterator[Counts]:
-        """The panes of `drift.window` that ended, and got their last rows, since the last call; not more
-        than the window has. Empty ones are passed over."""
+    def frequent_unseen(self, column: int, now_ns: int) -> Ranked:
+        """The most frequent categories of no reference in a column of `Tables.categorical`, in
+        `drift.window` or up to a quarter longer. Not kept over a restart."""
+        if self._unseen is None:
+            return Ranked((), np.zeros(0, np.int64))
+        return self._unseen.frequent(column, self.clock(now_ns))
+
+    def closed(self) -> Iterator[Closed]:
+        """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
+        Those of a window that a jump of the watermark has left behind are among them."""
         if self._watermark is None:
             return
         level = self._level(None)
@@ -178,8 +198,22 @@ class Window:
         self._next = max(end, begin)
         if begin < end:
             self.settle()
+        ended, self._ended = self._ended, []
+        yield from ended
         for number in range(begin, end):
-            yield self._panes.pane(level, number)
+            yield self._close(level, number)
+
+    def _end_before(self, watermark: int) -> None:
+        """Keep for `closed` what is about to leave the window: it would not be found there any more."""
+        level = self._level(None)
+        numbers = self._panes.held(level, self._panes.begin(level, watermark))
+        fresh = [number for number in numbers if self._next is None or number >= self._next]
+        self._ended += [self._close(level, number) for number in fresh]
+        if fresh:
+            self._next = fresh[-1] + 1
+
+    def _close(self, level: int, number: int) -> Closed:
+        return Closed(self._panes.time(level, number), self._panes.pane(level, number))
 
     def lifetime(self) -> Counts:
         """The sum of every pane there ever was."""
@@ -209,6 +243,11 @@ class Window:
         """Differs from an earlier one if a total may."""
         clock = self.clock(now_ns)
         return self._updates, self._panes.begin(0, clock) + self.slices.begin(clock)
+
+    def span(self, now_ns: int) -> tuple[int, int]:
+        """The event times at which `drift.window` begins and ends, at Unix time `now_ns`."""
+        end = self.clock(now_ns)
+        return self._panes.begin(self._level(None), end), end
 
     def _level(self, length: Duration | None) -> int:
         return self.lengths.index(self._primary if length is None else length)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aiohttp import web
 
 from tidegauge.config import HttpReceiver
+from tidegauge.listening.door import Door
 from tidegauge.receivers.outcome import RefusedError, Verdict
 from tidegauge.receivers.turn import Turn
 
@@ -22,8 +24,9 @@ _INLINE_BYTES = 2**18
 class Share:
     """What one request holds of the budget."""
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: Bodies, peer: str) -> None:
         self._bodies = bodies
+        self.peer = peer
         self.nbytes = 0
 
     def take(self, nbytes: int) -> None:
@@ -32,27 +35,36 @@ class Share:
         Raises:
             RefusedError: where it is used up.
         """
-        self._bodies.check_room(nbytes)
+        self._bodies.check_room(nbytes, self.peer)
         self._bodies.arriving_bytes += nbytes
+        self._bodies.arriving_from[self.peer] += nbytes
         self.nbytes += nbytes
 
 
 class Bodies:
-    """Reads bodies; those of all connections together may hold `receivers.http.max_receiving`."""
+    """Reads bodies; those of all connections together may hold `receivers.http.max_receiving`.
 
-    def __init__(self, settings: HttpReceiver) -> None:
+    Those of one address may hold `max_receiving_per_peer`, where that is not zero.
+    """
+
+    def __init__(self, settings: HttpReceiver, door: Door) -> None:
         self._settings = settings
+        self._door = door
         self._turn = Turn()
         self.arriving_bytes = 0
+        self.arriving_from: Counter[str] = Counter()
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
-        """A part of the budget, given back in the end."""
-        share = Share(self)
+    def share(self, peer: str) -> Iterator[Share]:
+        """A part of the budget, and of that of an address, given back in the end."""
+        share = Share(self, peer)
         try:
             yield share
         finally:
             self.arriving_bytes -= share.nbytes
+            self.arriving_from[peer] -= share.nbytes
+            if not self.arriving_from[peer]:
+                del self.arriving_from[peer]
 
     async def read(self, request: web.BaseRequest, share: Share, limit: int) -> bytes:
         """The body of a request, decompressed; of at most `limit` bytes before and after.
@@ -63,7 +75,7 @@ class Bodies:
         length = request.content_length
         if length is not None and length > limit:
             raise too_large(limit)
-        self.check_room(length or 0)
+        self.check_room(length or 0, share.peer)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await self._receive(request, share, limit)
@@ -71,8 +83,13 @@ class Bodies:
             return await self._inflate(body, limit)
         return body
 
-    def check_room(self, nbytes: int) -> None:
+    def check_room(self, nbytes: int, peer: str) -> None:
         """Raises RefusedError where so many bytes more would not fit."""
+        most = int(self._settings.max_receiving_per_peer)
+        if most and peer and self.arriving_from[peer] + nbytes > most:
+            self._door.deny("peer_receiving")
+            message = "too much of this address is arriving at once (receivers.http.max_receiving_per_peer)"
+            raise RefusedError(Verdict.OVERLOAD, message)
         if self.arriving_bytes + nbytes > int(self._settings.max_receiving):
             raise RefusedError(
                 Verdict.OVERLOAD, "too much is arriving at once (receivers.http.max_receiving)"

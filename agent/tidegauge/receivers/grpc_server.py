@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
 from tidegauge.batch import Signal
-from tidegauge.config import ConfigError, GrpcReceiver, Problem
+from tidegauge.config import GrpcReceiver
+from tidegauge.listening.certificate import Certificate
+from tidegauge.listening.door import Door
+from tidegauge.listening.unix_socket import Owned, naming
 from tidegauge.receivers.arrivals import Arrivals, Context
+from tidegauge.receivers.entrance import Entrance, Unlocked
 from tidegauge.receivers.otlp import OtlpReceiver
 from tidegauge.receivers.outcome import RefusedError, Verdict
+from tidegauge.receivers.peers import PeerConnections
 from tidegauge.receivers.status import abort
-from tidegauge.units import parse_endpoint
 
 RECEIVER = "otlp_grpc"
 
@@ -53,12 +57,16 @@ class GrpcServer:
         services: Sequence[grpc.GenericRpcHandler] = (),
         *,
         grace_s: float = 1.5,
+        door: Door | None = None,
     ) -> None:
         self._settings = settings
+        self._door = Door(settings, "receivers.grpc") if door is None else door
         self._arrivals = Arrivals(settings, lambda: otlp.queue_bytes)
         own = (_service(otlp, signal, self._arrivals) for signal in _SERVICES)
         others = (_Watched(service, self._arrivals) for service in services)
-        self._services = (*own, *others, _Unserved())
+        entrance = Entrance(self._door, settings.max_calls_per_peer)
+        # Whatever is asked for, the gate is asked first.
+        self._services = (Unlocked(self._door), *map(entrance.count, (*own, *others, _Unserved())))
         self._grace_s = grace_s
         self._stack = AsyncExitStack()
         self._port = 0
@@ -71,29 +79,48 @@ class GrpcServer:
     async def __aenter__(self) -> Self:
         server = grpc.aio.server(options=_options(self._settings))
         server.add_generic_rpc_handlers(self._services)
-        endpoint = self._settings.endpoint
-        parse_endpoint(endpoint)
         try:
-            self._port = server.add_insecure_port(endpoint)
-        except RuntimeError as error:
-            raise ConfigError(
-                [
-                    Problem(
-                        "receivers.grpc.endpoint",
-                        f"cannot listen on {endpoint}",
-                        "the port is taken, or the address is not this machine's",
-                    )
-                ]
-            ) from error
+            self._bind(server)
+        except (OSError, RuntimeError) as error:
+            await self._stack.aclose()
+            raise self._door.cannot_listen(error) from error
         await self._stack.enter_async_context(self._arrivals)
         self._stack.push_async_callback(server.stop, self._grace_s)
         await server.start()
+        most = self._settings.max_connections_per_peer if self._door.path is None else 0
+        await self._stack.enter_async_context(PeerConnections(self._door, self._port, most))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def _bind(self, server: grpc.aio.Server) -> None:
+        path, certificate = self._door.path, self._door.certificate
+        # gRPC by itself would take the name of a socket that somebody listens on.
+        named = nullcontext(None) if path is None else naming(path, self._door.mode)
+        with named as temporary:
+            endpoint = self._settings.endpoint if temporary is None else f"unix:{temporary}"
+            if certificate is None:
+                port = server.add_insecure_port(endpoint)
+            else:
+                port = server.add_secure_port(endpoint, _credentials(certificate))
+        if path is None:
+            self._port = port
+        else:
+            self._stack.callback(Owned(path).remove)
+
+
+def _credentials(certificate: Certificate) -> grpc.ServerCredentials:
+    """What asks for the certificate at each handshake. gRPC takes TLS 1.2 and 1.3 only, as it is built."""
+
+    def current() -> grpc.ServerCertificateConfiguration:
+        loaded = certificate.current
+        return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.certificate)], loaded.client_ca)
+
+    asked = certificate.current.client_ca is not None
+    return grpc.dynamic_ssl_server_credentials(current(), current, asked)
 
 
 def _options(settings: GrpcReceiver) -> tuple[tuple[str, int], ...]:

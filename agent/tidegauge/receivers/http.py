@@ -13,12 +13,13 @@ from google.rpc.status_pb2 import Status
 
 from tidegauge import config
 from tidegauge.batch import Signal
+from tidegauge.listening.door import Door
+from tidegauge.listening.site import Site
 from tidegauge.receivers.body import CODINGS, Bodies, coding
-from tidegauge.receivers.connections import Connections
+from tidegauge.receivers.connections import Connections, address
 from tidegauge.receivers.otlp import OtlpReceiver
 from tidegauge.receivers.outcome import RETRY_DELAY_S, Outcome, RefusedError, Verdict
 from tidegauge.receivers.turn import Turn
-from tidegauge.units import parse_endpoint
 from tidegauge.wire.otlp_json import to_protobuf
 
 RECEIVER = "otlp_http"
@@ -43,6 +44,7 @@ _STATUS = {
 }
 _CODE = {
     400: Code.INVALID_ARGUMENT,
+    401: Code.UNAUTHENTICATED,
     404: Code.NOT_FOUND,
     405: Code.UNIMPLEMENTED,
     413: Code.RESOURCE_EXHAUSTED,
@@ -59,36 +61,39 @@ _WHERE = (
 class HttpReceiver:
     """Listens on `receivers.http.endpoint` while entered; leaving it lets requests finish for `grace_s`."""
 
-    def __init__(self, settings: config.HttpReceiver, otlp: OtlpReceiver, *, grace_s: float = 1.5) -> None:
+    def __init__(
+        self,
+        settings: config.HttpReceiver,
+        otlp: OtlpReceiver,
+        *,
+        grace_s: float = 1.5,
+        door: Door | None = None,
+    ) -> None:
         self._settings = settings
+        self._door = Door(settings, "receivers.http") if door is None else door
         self._otlp = otlp
         self._limit = int(settings.max_message_size)
-        self._bodies = Bodies(settings)
+        self._bodies = Bodies(settings, self._door)
         self._turn = Turn()
         self._grace_s = grace_s
         self._runner: web.ServerRunner | None = None
+        self._site: Site | None = None
 
     @property
     def port(self) -> int:
         """The port it listens on, also where the endpoint's is 0."""
-        assert self._runner is not None
-        return int(self._runner.addresses[0][1])
+        return 0 if self._site is None else self._site.port
 
     async def __aenter__(self) -> Self:
-        host, port = parse_endpoint(self._settings.endpoint)
-        server = Connections(self._respond, self._settings)
+        server = Connections(self._respond, self._settings, self._door)
         self._runner = web.ServerRunner(server, shutdown_timeout=self._grace_s)
         await self._runner.setup()
+        self._site = Site(self._runner, self._door, backlog=1024)
         try:
-            await web.TCPSite(self._runner, host, port, backlog=1024).start()
-        except OSError as error:
+            await self._site.start()
+        except config.ConfigError:
             await self._runner.cleanup()
-            problem = config.Problem(
-                "receivers.http.endpoint",
-                f"cannot listen on {self._settings.endpoint}: {error.strerror}",
-                "the port is taken, or the address is not this machine's",
-            )
-            raise config.ConfigError([problem]) from error
+            raise
         return self
 
     async def __aexit__(
@@ -98,6 +103,12 @@ class HttpReceiver:
         await self._runner.cleanup()
 
     async def _respond(self, request: web.BaseRequest) -> web.Response:
+        if not self._door.admits(request.headers.get("Authorization")):
+            challenge = {"WWW-Authenticate": self._door.gate.challenge}
+            return _error(request, 401, "this port wants credentials in Authorization", challenge)
+        return await self._answer(request)
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
         signal = _SIGNALS.get(request.path)
         if signal is None:
             return _error(request, 404, f"nothing at {request.path}. {_WHERE}")
@@ -119,7 +130,7 @@ class HttpReceiver:
         is_json = request.content_type == _JSON
         limit = min(self._limit, _MAX_JSON_BYTES) if is_json else self._limit
         try:
-            with self._bodies.share() as share:
+            with self._bodies.share(address(request.transport)) as share:
                 raw = await self._bodies.read(request, share, limit)
                 if is_json:
                     raw = await self._from_json(signal, raw)

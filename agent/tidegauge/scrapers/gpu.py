@@ -1,209 +1,194 @@
-"""What NVML tells about one GPU, in OpenTelemetry's names and base units.
-
-Names and attributes follow the semantic conventions for GPU hardware (`hw.gpu.*`, `hw.*` with
-`hw.type` gpu). The clocks have no convention yet: `hw.gpu.clock` with `hw.gpu.clock.domain`.
-"""
+"""A GPU, and the MIG instances that it is divided into."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pynvml
 
-from tidegauge.metric import Attributes, Kind
+from tidegauge.metric import Attributes
+from tidegauge.scrapers import activity, clocks, faults, links, memory, mig, power
+from tidegauge.scrapers.family import Sample
+from tidegauge.scrapers.gpm import Gpm
+from tidegauge.scrapers.models import Model, Models
+from tidegauge.scrapers.processes import CALLS, Processes, ProcessUtilization
+from tidegauge.scrapers.reading import LOST, Reading
 
 log = logging.getLogger(__name__)
-
-UNSUPPORTED = (
-    pynvml.NVMLError_NotSupported,
-    pynvml.NVMLError_FunctionNotFound,
-    pynvml.NVMLError_NoPermission,
-    pynvml.NVMLError_InvalidArgument,
-    pynvml.NVMLError_ArgumentVersionMismatch,
-    pynvml.NVMLError_Deprecated,
-)
-"""Answers that stay the same for as long as the driver does."""
-
-LOST = (
-    pynvml.NVMLError_GpuIsLost,
-    pynvml.NVMLError_GpuNotFound,
-    pynvml.NVMLError_ResetRequired,
-    pynvml.NVMLError_DriverNotLoaded,
-    pynvml.NVMLError_LibRmVersionMismatch,
-    pynvml.NVMLError_Uninitialized,
-)
-"""Answers after which a GPU says nothing more in this NVML session."""
-
-
-class Family(NamedTuple):
-    """A metric of GPUs: its kind, UCUM unit and description."""
-
-    kind: Kind
-    unit: str
-    description: str
-
-
-FAMILIES = {
-    "hw.gpu.utilization": Family(
-        Kind.GAUGE,
-        "1",
-        "Share of the driver's last sample period in which a kernel ran (task general) "
-        "or device memory was read or written (task memory).",
-    ),
-    "hw.gpu.memory.usage": Family(Kind.GAUGE, "By", "GPU memory in use, without what the driver reserves."),
-    "hw.gpu.memory.limit": Family(Kind.GAUGE, "By", "Size of the GPU memory."),
-    "hw.temperature": Family(Kind.GAUGE, "Cel", "Temperature of the GPU die."),
-    "hw.power": Family(Kind.GAUGE, "W", "Power drawn by the GPU, averaged over 1 s on most models."),
-    "hw.energy": Family(Kind.COUNTER, "J", "Energy consumed since the driver was loaded."),
-    "hw.errors": Family(
-        Kind.COUNTER, "{error}", "ECC memory errors since the driver was loaded, corrected or uncorrected."
-    ),
-    "hw.gpu.clock": Family(Kind.GAUGE, "Hz", "Current clock frequency."),
-    # A gauge with the conventions' unit 1 would become hw_status_ratio on /metrics.
-    "hw.status": Family(
-        Kind.GAUGE,
-        "",
-        "1 for the GPU's present state, 0 for the others: ok; degraded, where a reading failed; "
-        "failed, where the driver has lost the GPU.",
-    ),
-}
 
 STATES = ("ok", "degraded", "failed")
 
 
-class Sample(NamedTuple):
-    """One value of a family of FAMILIES, in its unit."""
+class Terms(NamedTuple):
+    """What all GPUs are read by. `name` replaces the GPUs' own names, where what is read is no GPU."""
 
-    family: str
-    attributes: Attributes
-    value: float
+    models: Models
+    max_processes: int
+    driver_version: str = ""
+    name: str = ""
 
 
-Probe = Callable[[Any], list[Sample]]
+class Device:
+    """What answers to a handle: the readings that it may have, and the model known to run on it."""
+
+    def __init__(
+        self, handle: Any, identity: Attributes, model: Model | None, readings: Iterable[Reading]
+    ) -> None:
+        self.handle = handle
+        self.attributes: Attributes = identity + (() if model is None else model.attributes())
+        self._identity = identity
+        self._model = model
+        self._readings = tuple(readings)
+
+    def read(self) -> tuple[list[Sample], str]:
+        """All that it supports, and its state.
+
+        Raises:
+            pynvml.NVMLError: one of LOST, where it cannot be read any more.
+        """
+        began = time.perf_counter()
+        samples: list[Sample] = []
+        state = "ok"
+        for reading in self._readings:
+            try:
+                samples += reading(self.handle)
+            except LOST:
+                raise
+            except pynvml.NVMLError as error:
+                log.debug("%s: %s", self.attributes, error)
+                state = "degraded"
+        unsupported = sum(reading.unsupported for reading in self._readings)
+        samples.append(Sample("tidegauge.gpu.unsupported", (), float(unsupported)))
+        samples.append(Sample("tidegauge.gpu.poll.duration", (), time.perf_counter() - began))
+        if self._model is not None:
+            attributes = (*self._model.attributes(), ("source", "setting"))
+            samples.append(Sample("hw.gpu.model", attributes, 1.0))
+        return [self._whole(sample) for sample in samples], state
+
+    def _whole(self, sample: Sample) -> Sample:
+        # A process may tell another model than the setting: its own counts.
+        names_model = any(key == "model" for key, _ in sample.attributes)
+        attributes = self._identity if names_model else self.attributes
+        return sample._replace(attributes=attributes + sample.attributes)
 
 
 class Gpu:
     """One GPU of an open NVML session, known by its UUID because indices change."""
 
-    def __init__(self, handle: Any, driver_version: str) -> None:
+    def __init__(self, handle: Any, index: int, terms: Terms) -> None:
         """Raises pynvml.NVMLError where the GPU does not answer."""
-        self._handle = handle
-        self._probes = [list(alternatives) for alternatives in PROBES]
+        self._terms = terms
+        self._instances: dict[str, tuple[Device, Gpm]] = {}
         self.uuid: str = pynvml.nvmlDeviceGetUUID(handle)
-        self._driver = ("hw.driver_version", driver_version)
-        self._attributes: Attributes = (
-            ("hw.id", self.uuid),
-            ("hw.name", pynvml.nvmlDeviceGetName(handle)),
-            ("hw.type", "gpu"),
-            ("hw.vendor", "NVIDIA"),
+        self._gpm = Gpm()
+        self._device = Device(
+            handle,
+            self._identity(handle, self.uuid),
+            terms.models.of_gpu(self.uuid, index),
+            (
+                *activity.readings(),
+                *memory.readings(),
+                *memory.mappings(),
+                *power.readings(),
+                *clocks.readings(),
+                *faults.readings(),
+                *links.readings(),
+                *self._processes(),
+                Reading(self._gpm),
+            ),
         )
 
+    @property
+    def handle(self) -> Any:
+        """NVML's handle, for as long as the session is open."""
+        return self._device.handle
+
+    @property
+    def attributes(self) -> Attributes:
+        """What all its series carry."""
+        return self._device.attributes
+
     def read(self) -> list[Sample]:
-        """All that it supports, with its state.
+        """All that it and its instances support, with their states.
 
         Raises:
             pynvml.NVMLError: one of LOST, where it cannot be read any more.
         """
-        samples: list[Sample] = []
-        state = "ok"
-        for alternatives in self._probes:
-            try:
-                samples += self._first_supported(alternatives)
-            except LOST:
-                raise
-            except pynvml.NVMLError as error:
-                log.debug("GPU %s: %s", self.uuid, error)
-                state = "degraded"
-        return [
-            sample._replace(attributes=self._attributes + sample.attributes) for sample in samples
-        ] + self.status(state)
+        samples, state = self._device.read()
+        try:
+            divided = mig.enabled(self.handle)
+            self._list_instances(divided=bool(divided))
+        except LOST:
+            raise
+        except pynvml.NVMLError as error:
+            log.debug("GPU %s: MIG: %s", self.uuid, error)
+            state = "degraded"
+        else:
+            if divided is not None:
+                samples.append(Sample("hw.gpu.mig.enabled", self._device.attributes, float(divided)))
+        for instance, _ in self._instances.values():
+            its, its_state = instance.read()
+            samples += its + self._status(instance.attributes, its_state)
+        return samples + self.status(state)
 
     def status(self, present: str) -> list[Sample]:
         """One sample for each of STATES."""
+        return self._status(self._device.attributes, present)
+
+    def close(self) -> None:
+        """Give back what NVML keeps for it, while NVML is open."""
+        self._gpm.close()
+        for _, gpm in self._instances.values():
+            gpm.close()
+        self._instances.clear()
+
+    def _status(self, attributes: Attributes, present: str) -> list[Sample]:
         # The driver's version stands here alone, so that an upgrade does not rename every series.
-        identity = (*self._attributes, self._driver)
+        identity = (*attributes, ("hw.driver_version", self._terms.driver_version))
         return [
             Sample("hw.status", (*identity, ("hw.state", state)), float(state == present)) for state in STATES
         ]
 
-    def _first_supported(self, alternatives: list[Probe]) -> list[Sample]:
-        while alternatives:
-            try:
-                return alternatives[0](self._handle)
-            except UNSUPPORTED:
-                del alternatives[0]  # not asked again in this session
-        return []
+    def _identity(self, handle: Any, uuid: str) -> Attributes:
+        return (
+            ("hw.id", uuid),
+            ("hw.name", self._terms.name or pynvml.nvmlDeviceGetName(handle)),
+            ("hw.type", "gpu"),
+            ("hw.vendor", "NVIDIA"),
+        )
 
+    def _processes(self) -> tuple[Reading, ...]:
+        limit = self._terms.max_processes
+        if not limit:
+            return ()
+        listed = Reading(*(Processes(call, self._terms.models, limit) for call in CALLS))
+        return listed, Reading(ProcessUtilization(limit))
 
-def _utilization(handle: Any) -> list[Sample]:
-    percent = pynvml.nvmlDeviceGetUtilizationRates(handle)
-    return [
-        Sample("hw.gpu.utilization", (("hw.gpu.task", "general"),), percent.gpu / 100),
-        Sample("hw.gpu.utilization", (("hw.gpu.task", "memory"),), percent.memory / 100),
-    ]
+    def _list_instances(self, *, divided: bool) -> None:
+        present: dict[str, Any] = {}
+        if divided:
+            for handle in mig.instances(self.handle):
+                present[pynvml.nvmlDeviceGetUUID(handle)] = handle
+        for uuid in self._instances.keys() - present.keys():
+            self._instances.pop(uuid)[1].close()
+        for uuid, handle in present.items():
+            if uuid in self._instances:
+                self._instances[uuid][0].handle = handle
+            else:
+                self._instances[uuid] = self._instance(handle, uuid)
 
-
-def _memory(handle: Any) -> list[Sample]:
-    # nvml.h says both that `used` contains `reserved` and that it does not: derive it.
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
-    return _memory_samples(memory.total - memory.free - memory.reserved, memory.total)
-
-
-def _memory_v1(handle: Any) -> list[Sample]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return _memory_samples(memory.used, memory.total)
-
-
-def _memory_samples(used: int, total: int) -> list[Sample]:
-    return [Sample("hw.gpu.memory.usage", (), float(used)), Sample("hw.gpu.memory.limit", (), float(total))]
-
-
-def _temperature(handle: Any) -> list[Sample]:
-    celsius = pynvml.nvmlDeviceGetTemperatureV(handle, pynvml.NVML_TEMPERATURE_GPU)
-    return [Sample("hw.temperature", (), float(celsius))]
-
-
-def _temperature_before_13(handle: Any) -> list[Sample]:
-    celsius = pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
-    return [Sample("hw.temperature", (), float(celsius))]
-
-
-def _power(handle: Any) -> list[Sample]:
-    return [Sample("hw.power", (), pynvml.nvmlDeviceGetPowerUsage(handle) / 1000)]
-
-
-def _energy(handle: Any) -> list[Sample]:
-    return [Sample("hw.energy", (), pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000)]
-
-
-def _ecc(kind: str, nvml_kind: int) -> Probe:
-    def read(handle: Any) -> list[Sample]:
-        count = pynvml.nvmlDeviceGetTotalEccErrors(handle, nvml_kind, pynvml.NVML_VOLATILE_ECC)
-        return [Sample("hw.errors", (("error.type", kind),), float(count))]
-
-    return read
-
-
-def _clock(domain: str, nvml_domain: int) -> Probe:
-    def read(handle: Any) -> list[Sample]:
-        hertz = pynvml.nvmlDeviceGetClockInfo(handle, nvml_domain) * 1e6
-        return [Sample("hw.gpu.clock", (("hw.gpu.clock.domain", domain),), hertz)]
-
-    return read
-
-
-PROBES: tuple[tuple[Probe, ...], ...] = (
-    (_utilization,),
-    (_memory, _memory_v1),
-    (_temperature, _temperature_before_13),
-    (_power,),
-    (_energy,),
-    (_ecc("corrected", pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),),
-    (_ecc("uncorrected", pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),),
-    (_clock("graphics", pynvml.NVML_CLOCK_GRAPHICS),),
-    (_clock("sm", pynvml.NVML_CLOCK_SM),),
-    (_clock("memory", pynvml.NVML_CLOCK_MEM),),
-)
-"""What is asked of each GPU: for each reading the calls that give it, the preferred one first."""
+    def _instance(self, handle: Any, uuid: str) -> tuple[Device, Gpm]:
+        number = pynvml.nvmlDeviceGetGpuInstanceId(handle)
+        gpm = Gpm(self.handle, number)
+        identity = (
+            *self._identity(handle, uuid),
+            ("hw.parent", self.uuid),
+            ("hw.gpu.mig.instance", str(number)),
+        )
+        # An instance has no utilisation but GPM's, and its processes are listed, not timed.
+        processes = self._processes()[:1]
+        readings = (*memory.readings(), *processes, Reading(gpm))
+        return Device(handle, identity, self._terms.models.of_uuid(uuid), readings), gpm

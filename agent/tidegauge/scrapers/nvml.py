@@ -2,6 +2,7 @@
 
 NVML calls may block for as long as a driver likes, so one daemon thread makes them all: a poll
 that hangs holds up neither the event loop, nor the agent's end, and no other poll starts behind it.
+XID errors are waited for on a second one, which goes on meanwhile.
 Without a library, a driver or a GPU the thread says so once and ends. None of the three appears
 in a running container, so it does not look again: restart the agent after installing a driver.
 """
@@ -14,31 +15,41 @@ import ctypes
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tidegauge import config
 from tidegauge.metric import Metric
+from tidegauge.scrapers.models import Models
 from tidegauge.snapshot import Snapshots
 
 log = logging.getLogger(__name__)
 
 SOURCE = "nvml"
+XID_SOURCE = "nvml-xid"
 LIBRARY = "libnvidia-ml.so.1"
+DEMO = Path(__file__).with_name("demo.json")
+DEMO_NAME = "demo"
+"""`hw.name` of what a recording shows: no dashboard can take it for a GPU."""
 STALE_POLLS = 3
 """Readings are withdrawn when no poll has ended for three intervals."""
 JOIN_S = 1.0
-"""How long leaving waits for a poll that is under way."""
+"""How long leaving waits for a poll that is under way, and for the end of the wait for XID errors."""
 
 
 class Nvml:
-    """Publishes `hw.*` metrics of every GPU as the source "nvml", once per interval.
+    """Publishes `hw.*` metrics of every GPU once per interval, and XID errors as they come.
 
     An async context manager. All publishing is done on the event loop.
     """
 
-    def __init__(self, snapshots: Snapshots, *, interval_s: float) -> None:
+    def __init__(
+        self, snapshots: Snapshots, settings: config.Nvml, identity: config.IdentityAttributes
+    ) -> None:
         self._snapshots = snapshots
-        self._interval_s = interval_s
+        self._settings = settings
+        self._identity = identity
         self._stop = threading.Event()
         self._ended = asyncio.Event()
         self._watchdog: asyncio.TimerHandle | None = None
@@ -60,26 +71,42 @@ class Nvml:
         self._unwatch()
 
     def _run(self) -> None:
-        try:
-            # The bindings take 3 MB, which an agent without the library they bind can save.
-            ctypes.CDLL(LIBRARY)
-        except OSError as error:
-            log.info("no GPU metrics: %s", error)
+        if self._settings.demo:
+            self._play()
         else:
-            self._poll()
+            try:
+                # The bindings take 3 MB, which an agent without the library they bind can save.
+                ctypes.CDLL(LIBRARY)
+            except OSError as error:
+                log.info("no GPU metrics: %s", error)
+            else:
+                self._poll()
         self._tell(self._end)
 
-    def _poll(self) -> None:
+    def _play(self) -> None:
+        from tidegauge.scrapers import recording, table
+        from tidegauge.scrapers.replay import Replay
+
+        log.warning("the GPU metrics are a demo, played from a recording: no GPU is read")
+        table.install(Replay(recording.load(DEMO), loop=True))
+        self._poll(DEMO_NAME)
+
+    def _poll(self, name: str = "") -> None:
         import pynvml
 
+        from tidegauge.scrapers.gpu import Terms
         from tidegauge.scrapers.session import Session
 
+        settings = self._settings
+        # A recording's process ids are none of this machine's.
+        models = Models(settings.models, self._identity, Path("/nowhere" if name else "/proc"))
+        terms = Terms(models, settings.max_processes, name=name)
         self._tell(self._watch)  # from here on it is NVML that takes the time
         try:
-            with contextlib.closing(Session()) as session:
+            with contextlib.closing(Session(terms, self._tell_xids)) as session:
                 while not self._stop.is_set():
                     self._tell(self._publish, session.poll())
-                    self._stop.wait(self._interval_s)
+                    self._stop.wait(settings.interval)
         except pynvml.NVMLError as error:
             log.info("no GPU metrics: %s", error)
         except Exception:
@@ -91,6 +118,9 @@ class Nvml:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(step, *arguments)
 
+    def _tell_xids(self, metrics: tuple[Metric, ...]) -> None:
+        self._tell(self._snapshots.publish, XID_SOURCE, metrics)
+
     def _publish(self, metrics: tuple[Metric, ...]) -> None:
         self._watch()
         self._snapshots.publish(SOURCE, metrics)
@@ -101,12 +131,12 @@ class Nvml:
 
     def _watch(self) -> None:
         self._unwatch()
-        self._watchdog = self._loop.call_later(STALE_POLLS * self._interval_s, self._withdraw)
+        self._watchdog = self._loop.call_later(STALE_POLLS * self._settings.interval, self._withdraw)
 
     def _unwatch(self) -> None:
         if self._watchdog is not None:
             self._watchdog.cancel()
 
     def _withdraw(self) -> None:
-        log.warning("NVML has not answered for %g s: no GPU metrics", STALE_POLLS * self._interval_s)
+        log.warning("NVML has not answered for %g s: no GPU metrics", STALE_POLLS * self._settings.interval)
         self._snapshots.publish(SOURCE, ())

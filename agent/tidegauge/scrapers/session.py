@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 
 import pynvml
 
-from tidegauge.metric import Metric, Number
-from tidegauge.scrapers.gpu import FAMILIES, LOST, Gpu, Sample
+from tidegauge.metric import Metric
+from tidegauge.scrapers.family import Sample, as_metrics
+from tidegauge.scrapers.gpu import Gpu, Terms
+from tidegauge.scrapers.reading import LOST
+from tidegauge.scrapers.watch import XidWatch
+from tidegauge.scrapers.xid import Xids
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +24,21 @@ REOPEN_POLLS = 6
 class Session:
     """NVML, open, and every GPU that it has listed so far."""
 
-    def __init__(self) -> None:
-        """Raises pynvml.NVMLError without a library, a driver or a GPU."""
+    def __init__(self, terms: Terms, tell_xids: Callable[[tuple[Metric, ...]], None]) -> None:
+        """`tell_xids` is given the XID metrics when they change, on whichever thread knows it.
+
+        Raises pynvml.NVMLError without a library, a driver or a GPU.
+        """
+        self._terms = terms
+        self._tell_xids = tell_xids
+        self._xids = Xids()
+        self._watch: XidWatch | None = None
         self._known: dict[str, Gpu] = {}
         self._listed: set[str] = set()
         self._silent: set[int] = set()
         self._lost: set[str] = set()
         self._polls_since_open = 0
+        self._closed = ""
         self._open()
 
     def poll(self) -> tuple[Metric, ...]:
@@ -50,7 +63,14 @@ class Session:
 
     def close(self) -> None:
         """Close NVML; no GPU is listed any more."""
+        unused = self._watch is None or self._watch.close()
+        self._watch = None
+        for uuid in self._listed:
+            self._known[uuid].close()
         self._listed.clear()
+        if not unused:
+            log.warning("NVML stays open: a wait for XID errors has not returned")
+            return
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
 
@@ -62,12 +82,12 @@ class Session:
     def _open(self) -> None:
         self._polls_since_open = 0
         pynvml.nvmlInit()
-        driver = pynvml.nvmlSystemGetDriverVersion()
+        terms = self._terms._replace(driver_version=pynvml.nvmlSystemGetDriverVersion())
         count = pynvml.nvmlDeviceGetCount()
         silent = set()
         for index in range(count):
             try:
-                gpu = Gpu(pynvml.nvmlDeviceGetHandleByIndex(index), driver)
+                gpu = Gpu(pynvml.nvmlDeviceGetHandleByIndex(index), index, terms)
             except pynvml.NVMLError as error:
                 silent.add(index)
                 if index not in self._silent:
@@ -79,21 +99,22 @@ class Session:
         if not count:
             self.close()
             raise pynvml.NVMLError_GpuNotFound
+        self._watch_xids()
+
+    def _watch_xids(self) -> None:
+        gpus = {uuid: self._known[uuid] for uuid in sorted(self._listed)}
+        self._watch = XidWatch.start(gpus, self._xids, lambda: self._tell_xids(self._xids.collect()))
 
     def _reopen(self) -> None:
         self.close()
-        # A driver that has gone altogether leaves every GPU lost until it is back.
-        with contextlib.suppress(pynvml.NVMLError):
+        why = ""
+        try:
             self._open()
-
-
-def as_metrics(samples: list[Sample]) -> tuple[Metric, ...]:
-    """Samples grouped by family, in the order of FAMILIES."""
-    points: dict[str, list[Number]] = {name: [] for name in FAMILIES}
-    for name, attributes, value in samples:
-        points[name].append(Number(attributes, value))
-    return tuple(
-        Metric(name, family.kind, family.unit, family.description, tuple(points[name]))
-        for name, family in FAMILIES.items()
-        if points[name]
-    )
+        except pynvml.NVMLError_LibRmVersionMismatch as error:
+            why = f"{error} The driver was replaced: restart the agent."
+        except pynvml.NVMLError as error:
+            # A driver that has gone altogether leaves every GPU lost until it is back.
+            why = str(error)
+        if why and why != self._closed:
+            log.warning("NVML does not open again: %s", why)
+        self._closed = why

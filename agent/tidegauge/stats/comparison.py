@@ -269,3 +269,37 @@ def _compare(
                 value[W1_NORMED] = moved / deviation
                 p[W1_NORMED], quantile[W1_NORMED] = p[W1], quantile[W1] / deviation
             _shifts(moments[row], window_sums[row].sum() / m, squares[row] / m, noise, value, p, quantile)
+
+
+def psi_rows(
+    bins: npt.NDArray[np.int64],
+    before: npt.NDArray[np.int64],
+    window: npt.NDArray[np.int64],
+    limits: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """PSI of many columns against any other counts on their bins, where no null need be simulated.
+
+    Args:
+        bins, limits: as in Baselines.
+        before, window: int64[k, most], of which a column uses its first bins.
+
+    Returns:
+        float64[k, 3]: PSI, its p-value and its null's quantile; NaN where either side is empty.
+    """
+    found = np.full((len(bins), 3), np.nan)
+    _psi_rows(bins, before, window, limits, found)
+    return found
+
+
+@numba.njit(f"void({_V}, int64[:, ::1], int64[:, ::1], float64[::1], {_M})", cache=True, nogil=True)
+def _psi_rows(bins: Any, before: Any, window: Any, limits: Any, found: Any) -> None:
+    for row in range(len(bins)):
+        a, b = before[row, : bins[row]], window[row, : bins[row]]
+        n, m = a.sum(), b.sum()
+        if n == 0 or m == 0:
+            continue
+        noise = 1.0 / n + 1.0 / m
+        degrees = distances.chi_square(a, b)[1]
+        found[row, 0] = distances.psi(a, b)
+        found[row, 1] = distances.chi_square_p_value(found[row, 0] / noise, np.float64(degrees))
+        found[row, 2] = noise * limits[degrees]

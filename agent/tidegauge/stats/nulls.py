@@ -69,13 +69,17 @@ def _squared(form: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> 
     covariance = np.diag(shares) - np.outer(shares, shares)
     matrix = form @ covariance @ form.T
     square = matrix @ matrix
-    first, second, third = np.trace(matrix), np.trace(square), float((square * matrix.T).sum())
+    return squares_null(float(np.trace(matrix)), float(np.trace(square)), float((square * matrix.T).sum()))
+
+
+def squares_null(first: float, second: float, third: float) -> SquaredNull:
+    """The null of a sum of squares whose weights have these sums of first, second and third powers."""
     if second <= 0 or third <= 0:
-        return SquaredNull(float(first), 0.0, 0.0, 0.0)
+        return SquaredNull(first, 0.0, 0.0, 0.0)
     degrees = second**3 / third**2
     slope = math.sqrt(degrees / second)
     limit = first + (chi_square_quantile(TAIL, degrees) - degrees) / slope
-    return SquaredNull(float(first), float(slope), float(degrees), float(limit))
+    return SquaredNull(first, float(slope), float(degrees), float(limit))
 
 
 @numba.njit("float64(float64, float64, float64, float64)", cache=True, nogil=True)

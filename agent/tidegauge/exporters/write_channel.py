@@ -1,0 +1,123 @@
+"""The connection to a remote write receiver, and what its answers mean."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from tidegauge import __version__
+from tidegauge.config import ConfigError, Problem, RemoteWrite
+from tidegauge.exporters.http_channel import retry_after_s
+from tidegauge.exporters.outcome import Outcome, Verdict
+from tidegauge.exporters.write_request import Version
+
+CONTENT_TYPES: dict[Version, str] = {
+    "1.0": "application/x-protobuf",
+    "2.0": "application/x-protobuf;proto=io.prometheus.write.v2.Request",
+}
+VERSIONS: dict[Version, str] = {"1.0": "0.1.0", "2.0": "2.0.0"}
+"""What X-Prometheus-Remote-Write-Version says."""
+
+WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
+
+_PATH = "exporters.remote_write"
+_ANSWER_BYTES = 512
+
+
+class WriteChannel:
+    """Connections to the receiver, kept alive.
+
+    Raises:
+        ConfigError: where a certificate or the token's file cannot be read.
+    """
+
+    def __init__(self, settings: RemoteWrite) -> None:
+        assert settings.endpoint is not None
+        self.endpoint = settings.endpoint
+        self._settings = settings
+        self._tls = _tls(settings)
+        self._authorization()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._tls),
+            headers={"User-Agent": f"tidegauge/{__version__}"} | self._settings.headers,
+            timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def send(self, request: bytes, version: Version) -> Outcome:
+        """Send a compressed request once. Never raises for what the receiver does.
+
+        A receiver of 1.0 alone answers 415 to 2.0, or takes it for a request without series and says
+        nothing of samples: both are `about_content`.
+        """
+        headers = {
+            "Content-Type": CONTENT_TYPES[version],
+            "Content-Encoding": "snappy",
+            "X-Prometheus-Remote-Write-Version": VERSIONS[version],
+        }
+        try:
+            headers |= self._authorization()
+            async with self._session.post(
+                self.endpoint, data=request, headers=headers, allow_redirects=False
+            ) as response:
+                answer = await response.content.read(_ANSWER_BYTES)
+        except TimeoutError:
+            message = f"no answer within {self._settings.timeout:g} s"
+            return Outcome(Verdict.RETRY, message=message, timed_out=True)
+        except (aiohttp.ClientError, ConfigError) as error:
+            return Outcome(Verdict.RETRY, message=" ".join(f"{type(error).__name__} {error}".split()))
+        status = response.status
+        message = f"{status} {' '.join(answer.decode(errors='replace').split())}".strip()
+        if 200 <= status < 300:
+            if version == "2.0" and WRITTEN not in response.headers:
+                return Outcome(Verdict.REJECTED, about_content=True, message="it knows remote write 1.0 only")
+            return Outcome(Verdict.DELIVERED)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
+            delay_s = retry_after_s(response.headers.get("Retry-After"), time.time())
+            return Outcome(Verdict.RETRY, delay_s=delay_s, message=message)
+        unknown = status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE and version == "2.0"
+        return Outcome(Verdict.REJECTED, about_content=unknown, message=message)
+
+    def _authorization(self) -> dict[str, str]:
+        """Read each time: tokens that Kubernetes mounts change."""
+        if self._settings.bearer_token_file is None:
+            return {}
+        try:
+            token = Path(self._settings.bearer_token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeError) as error:
+            raise _problem("bearer_token_file", self._settings.bearer_token_file, error) from error
+        return {"Authorization": f"Bearer {token}"}
+
+
+def _tls(settings: RemoteWrite) -> ssl.SSLContext | bool:
+    if settings.certificate is None and settings.client_certificate is None:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=settings.certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise _problem("certificate", str(settings.certificate), error) from error
+    if settings.client_certificate is not None:
+        try:
+            context.load_cert_chain(settings.client_certificate, settings.client_key)
+        except (OSError, ssl.SSLError) as error:
+            raise _problem("client_certificate", settings.client_certificate, error) from error
+    return context
+
+
+def _problem(setting: str, path: str, error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or error
+    return ConfigError([Problem(f"{_PATH}.{setting}", f"{path} cannot be read: {reason}")])

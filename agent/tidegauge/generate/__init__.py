@@ -1,0 +1,1 @@
+"""Rules for Prometheus and dashboards for Grafana, made for one's own models and objectives."""

@@ -1,0 +1,59 @@
+"""Which categories of no reference are the most frequent, in bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from tidegauge.heavy_hitters import HeavyHitters, Ranked
+
+Texts = Any  # pa.Array of string; the stubs make it generic in a type that is not known here
+
+CAPACITY = 32
+"""Categories counted per column and part: each with more than a 33rd of the part's unseen rows is there."""
+
+LONGEST = 64
+"""Characters that are kept of a category."""
+
+PARTS = 4
+"""Parts of a window; it and the part that begins are counted."""
+
+
+class Unseen:
+    """A summary of unseen categories for each column and each quarter of a window that has any.
+
+    A column takes 5 * CAPACITY texts of LONGEST characters at most, and those that wait to be merged.
+    """
+
+    def __init__(self, window_ns: int) -> None:
+        self._width = max(window_ns // PARTS, 1)
+        self._parts: dict[int, dict[int, HeavyHitters]] = {}
+
+    def update(self, column: int, texts: Texts, counts: npt.NDArray[np.int64], time_ns: int) -> None:
+        """Count `texts[i]`, string[n], for `counts[i]` rows, int64[n], as of event time `time_ns`."""
+        number = time_ns // self._width
+        part = self._parts.get(number)
+        if part is None:
+            part = self._parts[number] = {}
+            for old in [one for one in self._parts if one < number - PARTS]:
+                del self._parts[old]
+        summary = part.get(column)
+        if summary is None:
+            summary = part[column] = HeavyHitters(CAPACITY, waiting=8 * CAPACITY)
+        summary.update(pc.utf8_slice_codeunits(texts, 0, LONGEST), counts)
+
+    def frequent(self, column: int, time_ns: int) -> Ranked:
+        """The most frequent ones of a column in the window that ends at `time_ns`, or up to a quarter longer.
+
+        A count is never more than the rows there were, and less by one in CAPACITY + 1 of the unseen ones at
+        most.
+        """
+        now = time_ns // self._width
+        whole = HeavyHitters(CAPACITY, waiting=(PARTS + 1) * CAPACITY)  # merged at once
+        for number, part in self._parts.items():
+            if now - PARTS <= number <= now and column in part:
+                whole.merge(part[column])
+        return whole.ranked()
