@@ -92,7 +92,7 @@ def test_slices_take_what_the_document_says():
         batch = pa.RecordBatch.from_pydict(columns)
         now_ns = begin + minute * 60 * 10**9
         drift.update(Records("test", WHO, layout_of(batch.schema), batch, now_ns, batch.nbytes))
-    segments = drift._windows[WHO].slices.segments.values()
+    segments = drift._watches[WHO].window.slices.segments.values()
     panes = sum(len(its.capture().held) for one in segments for its in one.slices.values())
     row = r"^\| an identity's slices \| (.*?) for each slice, .* up to (.*?) \|"
     [found] = re.findall(row, DOCUMENT.read_text(), re.M)

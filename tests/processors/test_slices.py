@@ -81,7 +81,7 @@ def totals(window, now_ns=NOW):
 
 
 def window_of(processor):
-    return processor._windows[ME]
+    return processor._watches[ME].window
 
 
 def same(one, other):

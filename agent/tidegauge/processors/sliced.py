@@ -17,10 +17,9 @@ from tidegauge.processors.slices import Slice
 from tidegauge.processors.window import Window
 from tidegauge.profile import Profile
 from tidegauge.stats import bins
-from tidegauge.stats.comparison import PSI, STATISTICS, compare
+from tidegauge.stats.comparison import PSI, STATISTICS, compare, psi_rows
 from tidegauge.stats.distances import false_discoveries
 from tidegauge.stats.parts import psi_parts
-from tidegauge.stats.screen import Screening, screen
 
 _STATISTICS = tuple(("statistic", name) for name in STATISTICS)
 
@@ -31,15 +30,18 @@ Pair = tuple[int, int]
 class Judgement(NamedTuple):
     """Slices by columns, in the order of `Tables.profiles`: arrays of [slices, columns].
 
-    `rows` int64: those with a value. `drifted` bool: PSI is significant, at the false discovery rate over
-    all judged columns of all slices, and material. `worst` are the judged pairs, the worst first: what is
-    drifted, then what is significant, then the larger PSI.
+    `rows` int64: those with a value. `scores`, `p_values` and `null_quantiles` float64: of the PSI, NaN
+    without rows. `drifted` bool: PSI is significant, at the false discovery rate over all judged columns
+    of all slices, and material. `worst` are the judged pairs, the worst first: what is drifted, then what
+    is significant, then the larger PSI.
     """
 
     slices: Sequence[Slice]
     totals: Sequence[Counts]
     rows: npt.NDArray[np.int64]
-    found: Screening
+    scores: npt.NDArray[np.float64]
+    p_values: npt.NDArray[np.float64]
+    null_quantiles: npt.NDArray[np.float64]
     judged: npt.NDArray[np.bool_]
     drifted: npt.NDArray[np.bool_]
     worst: Sequence[Pair]
@@ -53,19 +55,22 @@ class Judgement(NamedTuple):
             np.array([one.counts for one in totals]),
             np.array([one.categories for one in totals]),
         )
-        parts = [screen(*pair) for pair in zip(tables.baselines, windows, strict=True)]
-        found = Screening(*(np.concatenate(pair, axis=1) for pair in zip(*parts, strict=True)))
+        parts = [
+            np.array([psi_rows(its.bins, its.counts, one, its.limits) for one in those])
+            for its, those in zip(tables.baselines, windows, strict=True)
+        ]
+        scores, p_values, null_quantiles = np.moveaxis(np.concatenate(parts, axis=1), 2, 0)
         rows = np.concatenate([one.sum(axis=2) for one in windows], axis=1)
         referenced = np.array([profile.rows > 0 for profile in tables.profiles], bool)
         judged = (rows >= settings.min_rows) & referenced
         rare = np.zeros(judged.shape, bool)
-        rare[judged] = false_discoveries(found.p_values[judged], settings.significance)
-        drifted = rare & (found.scores >= settings.threshold)
+        rare[judged] = false_discoveries(p_values[judged], settings.significance)
+        drifted = rare & (scores >= settings.threshold)
         places = np.argwhere(judged)
         at = tuple(places.T)
-        order = np.lexsort((-found.scores[at], ~rare[at], ~drifted[at]))
+        order = np.lexsort((-scores[at], ~rare[at], ~drifted[at]))
         worst = [(one, column) for one, column in places[order].tolist()]
-        return cls(slices, totals, rows, found, judged, drifted, worst)
+        return cls(slices, totals, rows, scores, p_values, null_quantiles, judged, drifted, worst)
 
 
 def report(identity: Identity, window: Window, now_ns: int, settings: Settings) -> Points:
@@ -119,9 +124,9 @@ def _table(tables: Tables, where: Attributes, its: Judgement, one: int) -> Table
     """All columns of a slice."""
     found = {
         "rows": its.rows[one],
-        "score": its.found.scores[one],
-        "p_value": its.found.p_values[one],
-        "null_quantile": its.found.null_quantiles[one],
+        "score": its.scores[one],
+        "p_value": its.p_values[one],
+        "null_quantile": its.null_quantiles[one],
         "judged": its.judged[one],
         "drifted": its.drifted[one],
     }
