@@ -69,7 +69,7 @@ def test_the_rules_in_manifests_are_those_of_the_rule_files() -> None:
 
 
 def test_a_change_of_the_configuration_makes_no_new_pods() -> None:
-    """The agent takes it by itself: no hash in the ConfigMap's name, no checksum on the pods, no `subPath`."""
+    """The agent takes it by itself: no hash in the name, no checksum on pods, no `subPath`."""
     made = [
         one
         for path in KUSTOMIZE.rglob("kustomization.yaml")
@@ -84,7 +84,7 @@ def test_a_change_of_the_configuration_makes_no_new_pods() -> None:
 
 
 def test_a_guarded_page_lets_probes_in() -> None:
-    """Kubelets show neither a token nor a certificate; the probes' pages want no token, but mTLS is for all."""
+    """Kubelets show neither a token nor a certificate: the probes' pages want no token, mTLS is for all."""
     pages = config_file.load(KUSTOMIZE / "overlays" / "secure" / "agent.yaml", {}).exporters.prometheus
     folder = "/etc/tidegauge-secrets/"
     named = (pages.tls.cert_file, pages.tls.key_file, pages.auth.bearer_token_file)
