@@ -107,7 +107,7 @@ async def run(
         fanout, collectors = await _export(
             config, stack, telemetry, snapshots, resource, 0.15 * drain_s, reload.parts
         )
-        watched += collectors
+        watched += (*collectors, *(one.channel for one in writer))
         checkpointer = _keep(config, drift, pipeline, telemetry, 0.1 * drain_s)
         publisher = await stack.enter_async_context(
             Publisher(

@@ -163,10 +163,34 @@ def test_the_chart_has_the_same_agent(
     assert charts.pop("imagePullPolicy") == "IfNotPresent"
     for one in (ours, charts):
         one["env"].sort(key=lambda variable: str(variable["name"]))
+        one["volumeMounts"].sort(key=lambda mount: str(mount["mountPath"]))
     assert charts == ours
 
 
-@pytest.mark.parametrize("overlay", ["native", "gpu", "collector"])
+def test_a_guarded_page_is_scraped_as_it_wants_and_probed_as_it_can_be(
+    kustomized: Callable[..., Manifests], charted: Callable[..., Manifests]
+) -> None:
+    for manifests in (kustomized("secure"), charted("secure")):
+        [monitor] = [one for one in manifests if one["kind"] == "PodMonitor"]
+        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+        assert (endpoint["scheme"], endpoint["authorization"]["type"]) == ("https", "Bearer")
+        assert endpoint["tlsConfig"]["serverName"] == "tidegauge"
+        for probe in ("startupProbe", "livenessProbe"):
+            asked = agent(manifests)[probe]["httpGet"]
+            assert (asked["scheme"], asked["port"]) == ("HTTPS", "metrics")
+            assert asked["path"] in {"/readyz", "/healthz"}
+        # What the configuration names is mounted, and what Prometheus shows is what the agent reads.
+        [spec] = [one["spec"]["template"]["spec"] for one in workloads(manifests)]
+        [secrets] = [one["projected"]["sources"] for one in spec["volumes"] if "projected" in one]
+        names = {one["secret"]["name"] for one in secrets}
+        shown = (
+            endpoint["tlsConfig"]["ca"]["secret"]["name"],
+            endpoint["authorization"]["credentials"]["name"],
+        )
+        assert names == set(shown)
+
+
+@pytest.mark.parametrize("overlay", ["native", "gpu", "collector", "secure"])
 def test_a_native_sidecar_comes_before_other_init_containers(
     kustomized: Callable[..., Manifests], overlay: str
 ) -> None:
@@ -262,6 +286,7 @@ def test_the_rules_that_come_along_hold(
         (["--set", "collector.endpoint=otel:4317"], "endpoint"),
         (["--set", "resources.limits.memory=lots"], "memory"),
         (["--set-string", "gpu.enabled=yes"], "enabled"),
+        (["--set", "pages.tlsSecret=Not A Name"], "tlsSecret"),
     ],
 )
 def test_values_that_do_not_hold_are_refused(

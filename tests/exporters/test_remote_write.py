@@ -302,7 +302,7 @@ def test_headers_are_those_of_the_version_and_the_users(
     assert (headers["Content-Type"], headers["Content-Encoding"]) == (kind, "snappy")
     assert headers["X-Prometheus-Remote-Write-Version"] == ("2.0.0" if version == "2.0" else "0.1.0")
     assert headers["User-Agent"].startswith("tidegauge/")
-    assert (headers["X-Scope-OrgID"], headers["Authorization"]) == ("team", "Bearer secret")
+    assert (headers["X-Scope-OrgID"], headers["authorization"]) == ("team", "Bearer secret")
     message = read(kinds, body, version)
     labels = pairs(message.timeseries[0], message)
     assert labels == {"__name__": "sent_total", "job": "scorer", "instance": "pod-1"}

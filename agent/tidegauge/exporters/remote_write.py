@@ -48,6 +48,8 @@ class RemoteWriter:
     "Retries & Backoff"). A series that is no longer there, and on leaving each one, gets a staleness
     marker, so that it ends there and not five minutes later.
 
+    The files that the settings name are `channel`'s, which a FileWatch watches.
+
     A receiver that knows 1.0 alone is given that, from the snapshot on that it did not understand.
 
     Raises:
@@ -64,7 +66,7 @@ class RemoteWriter:
         drain_s: float = 2.0,
     ) -> None:
         self._settings = settings
-        self._channel = WriteChannel(settings)
+        self.channel = WriteChannel(settings)
         self._snapshots = snapshots
         self._telemetry = telemetry
         self._also = target_labels(resource) | {k: v for k, v in settings.labels.items() if v}
@@ -81,7 +83,7 @@ class RemoteWriter:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self._channel.__aenter__()
+        await self.channel.__aenter__()
         self._telemetry.add("exported", 0, **_LABELS)
         self._task = asyncio.create_task(self._run(), name="remote write")
         return self
@@ -97,9 +99,9 @@ class RemoteWriter:
             self._task.cancel()
             await asyncio.wait({self._task})
         if left := sum(request.items for request in self._waiting):
-            log.warning("%d samples did not reach %s in time", left, self._channel.endpoint)
+            log.warning("%d samples did not reach %s in time", left, self.channel.endpoint)
             self._drop(left, "shutdown")
-        await self._channel.__aexit__(kind, error, trace)
+        await self.channel.__aexit__(kind, error, trace)
 
     def observe(self) -> None:
         """Set the gauges of the queue."""
@@ -183,7 +185,7 @@ class RemoteWriter:
         """Send what waits, in order; returns the seconds to wait where it does not go."""
         while self._waiting:
             request = self._waiting[0]
-            outcome = await self._channel.send(request.body, request.version)
+            outcome = await self.channel.send(request.body, request.version)
             self._tell(outcome)
             if outcome.verdict is Verdict.RETRY:
                 return outcome.delay_s or self._backoff.next_s()
@@ -201,7 +203,7 @@ class RemoteWriter:
 
     async def _fall_back(self) -> None:
         """Write the latest snapshot anew in 1.0: cumulative values say what the older ones said."""
-        log.warning("%s takes remote write 1.0 only; it is written so from now on", self._channel.endpoint)
+        log.warning("%s takes remote write 1.0 only; it is written so from now on", self.channel.endpoint)
         self._version = "1.0"
         ended = not self._written
         self._drop(sum(request.items for request in self._waiting), "rejected")
@@ -219,9 +221,9 @@ class RemoteWriter:
         message = "" if outcome.about_content else outcome.message
         if message and message != self._told:
             does = "takes nothing" if outcome.verdict is Verdict.RETRY else "refuses samples"
-            log.warning("%s %s: %s", self._channel.endpoint, does, message)
+            log.warning("%s %s: %s", self.channel.endpoint, does, message)
         elif self._told and not message:
-            log.info("%s takes what is written again", self._channel.endpoint)
+            log.info("%s takes what is written again", self.channel.endpoint)
         self._told = message
 
 
