@@ -152,7 +152,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("wire.counts", "opentelemetry.proto.common.v1.common_pb2"),
         ("wire.counts", "tidegauge.pipeline.Pipeline"),
         ("metric", "tidegauge.profile.Profile"),
-        ("profile", "tidegauge.processors.drift.Drift"),
+        ("profile", "tidegauge.processors.drift.drift.Drift"),
         ("receivers.http", "tidegauge.exporters.pages.Pages"),
         ("pipeline", "tidegauge.publisher.Publisher"),
         ("processors.drift", "tidegauge.app.run"),

@@ -24,8 +24,8 @@ from tidegauge.health.health import Health
 from tidegauge.listening.door import Door, exposed
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
-from tidegauge.processors.checkpoint import DriftState
-from tidegauge.processors.drift import Drift, Prepared
+from tidegauge.processors.drift.checkpoint import DriftState
+from tidegauge.processors.drift.drift import Drift, Prepared
 from tidegauge.processors.latency import Latency
 from tidegauge.processors.logs import LogRecords
 from tidegauge.processors.received import Received

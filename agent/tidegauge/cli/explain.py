@@ -21,7 +21,7 @@ from tidegauge.cli import slices
 from tidegauge.cli.histograms import side_by_side
 from tidegauge.identity import Identity
 from tidegauge.metric import Metric, Number
-from tidegauge.processors.report import BESIDE
+from tidegauge.processors.drift.report import BESIDE
 from tidegauge.snapshot import Snapshot
 
 _REASONS = {
