@@ -19,7 +19,7 @@ from tidegauge.processors.drift.drift import Drift
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.units import Duration
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "architecture.md"
 NUMBERS, BINS, CATEGORIES = 7, 20, 3
 WHO = Identity("m", "1")
 
