@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import trustme
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.unknown_fields import UnknownFieldSet
 from grpc_tools import protoc
@@ -35,6 +37,7 @@ from tidegauge.metric import (
 from tidegauge.snapshot import Snapshots
 from tidegauge.telemetry import Telemetry
 from tidegauge.units import Duration, Size
+from tidegauge.watched import FileWatch
 
 PROTO = Path(__file__).parents[2] / "proto"
 TIME_MS = 1_800_000_000_123
@@ -210,7 +213,8 @@ def test_series_that_have_ended_get_the_marker(kinds: dict[str, Any], version: A
 class Receiver:
     """Keeps what it is sent, and answers as told: a status for each request, the last one for all others."""
 
-    def __init__(self, *statuses: int, knows_2: bool = True) -> None:
+    def __init__(self, *statuses: int, knows_2: bool = True, tls: ssl.SSLContext | None = None) -> None:
+        self.serials: list[str] = []
         self.taken: list[tuple[dict[str, str], bytes]] = []
         self.requests = 0
         receiver = self
@@ -220,6 +224,8 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status = statuses[min(receiver.requests, len(statuses) - 1)] if statuses else 204
                 receiver.requests += 1
+                if tls is not None:
+                    receiver.serials.append(self.connection.getpeercert()["serialNumber"])
                 self.send_response(status)
                 if status == 204:
                     receiver.taken.append((dict(self.headers), body))
@@ -232,7 +238,10 @@ class Receiver:
                 pass
 
         self._server = HTTPServer(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/api/v1/write"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}/api/v1/write"
 
     def __enter__(self) -> Receiver:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -443,6 +452,48 @@ def test_files_that_cannot_be_read_are_told_at_the_start(tmp_path: Path) -> None
     for setting in ("certificate", "client_certificate", "bearer_token_file"):
         with pytest.raises(ConfigError, match=f"exporters.remote_write.{setting}: {missing} cannot be read"):
             Scene("https://127.0.0.1:1", **{setting: missing})
+
+
+def test_a_new_certificate_and_token_count_from_the_next_request_on(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(tls)
+    ca.configure_trust(tls)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    files = {name: tmp_path / name for name in ("certificate", "client_certificate", "client_key")}
+    files["bearer_token_file"] = tmp_path / "token"
+    ca.cert_pem.write_to_path(str(files["certificate"]))
+
+    def issue(token: str) -> None:
+        leaf = ca.issue_cert("agent.example.org")
+        leaf.cert_chain_pems[0].write_to_path(str(files["client_certificate"]))
+        leaf.private_key_pem.write_to_path(str(files["client_key"]))
+        files["bearer_token_file"].write_text(token)
+
+    async def scenario(receiver: Receiver) -> None:
+        scene = Scene(receiver.url, **{name: str(path) for name, path in files.items()})
+        watch = FileWatch([scene.writer.channel], scene.telemetry, interval_s=3600)
+        scene.publish(1)
+        async with scene.writer:
+            await until(lambda: scene.exported() == 1)
+            issue("the second token")
+            await watch.look()
+            scene.publish(2)
+            await until(lambda: scene.exported() == 2)
+            # Half of a rotation: what was there goes on.
+            files["client_key"].write_text("no key")
+            await watch.look()
+            scene.publish(3)
+            await until(lambda: scene.exported() == 3)
+        assert scene.telemetry.total("reloads", outcome="taken") == 1
+        assert scene.telemetry.total("reloads", outcome="refused") == 1
+
+    issue("the first token")
+    with Receiver(tls=tls) as receiver:
+        asyncio.run(scenario(receiver))
+    tokens = [headers["authorization"] for headers, _ in receiver.taken]
+    assert tokens[:3] == ["Bearer the first token", "Bearer the second token", "Bearer the second token"]
+    assert receiver.serials[0] != receiver.serials[1] == receiver.serials[2]
 
 
 def test_job_and_instance_are_those_that_a_scrape_would_set() -> None:
