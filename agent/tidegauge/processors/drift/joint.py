@@ -152,8 +152,9 @@ class Joint:
                 where = identity.attributes(statistic=name)
                 points["model.drift.statistic"].append(Number(where, value))
                 points["model.drift.p_value"].append(Number(where, p_value))
-        where = identity.attributes(statistic="domain_auc", probability=str(NULL_QUANTILE))
-        points["model.drift.null_quantile"].append(Number(where, found.domain.limit))
+        if math.isfinite(found.domain.limit):
+            where = identity.attributes(statistic="domain_auc", probability=str(NULL_QUANTILE))
+            points["model.drift.null_quantile"].append(Number(where, found.domain.limit))
         self._report_groups(found.pairs, points)
 
     def _report_groups(self, pairs: Pairs, points: Points) -> None:
