@@ -19,6 +19,7 @@ from grpc_tools import protoc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tidegauge.config import ConfigError, RemoteWrite
+from tidegauge.exporters import remote_write
 from tidegauge.exporters.exposition import Format, render
 from tidegauge.exporters.remote_write import SAMPLES, RemoteWriter, target_labels
 from tidegauge.exporters.samples import samples
@@ -210,7 +211,9 @@ def test_series_that_have_ended_get_the_marker(kinds: dict[str, Any], version: A
 class Receiver:
     """Keeps what it is sent, and answers as told: a status for each request, the last one for all others."""
 
-    def __init__(self, *statuses: int, knows_2: bool = True) -> None:
+    def __init__(
+        self, *statuses: int, knows_2: bool = True, says: str = "", headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self.taken: list[tuple[dict[str, str], bytes]] = []
         self.requests = 0
         receiver = self
@@ -225,8 +228,12 @@ class Receiver:
                     receiver.taken.append((dict(self.headers), body))
                     if knows_2:
                         self.send_header("X-Prometheus-Remote-Write-Samples-Written", "1")
-                self.send_header("Content-Length", "0")
+                answer = f"{says} {self.headers['Authorization']}".encode() if says else b""
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
+                self.wfile.write(answer)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -302,7 +309,7 @@ def test_headers_are_those_of_the_version_and_the_users(
     assert (headers["Content-Type"], headers["Content-Encoding"]) == (kind, "snappy")
     assert headers["X-Prometheus-Remote-Write-Version"] == ("2.0.0" if version == "2.0" else "0.1.0")
     assert headers["User-Agent"].startswith("tidegauge/")
-    assert (headers["X-Scope-OrgID"], headers["Authorization"]) == ("team", "Bearer secret")
+    assert (headers["X-Scope-OrgID"], headers["authorization"]) == ("team", "Bearer secret")
     message = read(kinds, body, version)
     labels = pairs(message.timeseries[0], message)
     assert labels == {"__name__": "sent_total", "job": "scorer", "instance": "pod-1"}
@@ -443,6 +450,75 @@ def test_files_that_cannot_be_read_are_told_at_the_start(tmp_path: Path) -> None
     for setting in ("certificate", "client_certificate", "bearer_token_file"):
         with pytest.raises(ConfigError, match=f"exporters.remote_write.{setting}: {missing} cannot be read"):
             Scene("https://127.0.0.1:1", **{setting: missing})
+
+
+def test_a_wait_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_write, "LONGEST_S", 0.05)
+
+    async def scenario(receiver: Receiver) -> None:
+        scene = Scene(receiver.url)
+        scene.publish(1)
+        async with scene.writer:
+            await until(lambda: bool(receiver.taken))
+
+    with Receiver(429, 204, headers=(("Retry-After", "999999999"),)) as receiver:
+        asyncio.run(scenario(receiver))
+
+
+@pytest.mark.parametrize("content", ["", "two\nlines", "b\x07ll", "\xe4"])
+def test_a_token_that_is_none_for_a_while_costs_nothing(tmp_path: Path, content: str) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+
+    async def scenario(receiver: Receiver) -> int:
+        scene = Scene(receiver.url, bearer_token_file=str(token))
+        async with scene.writer:
+            token.write_text(content)
+            scene.publish(1)
+            retry = "bearer_token_file"
+            await until(lambda: retry in scene.writer._told)
+            assert not receiver.requests
+            token.write_text("new-secret")
+            await until(lambda: scene.exported() == 1)
+        return scene.dropped("rejected")
+
+    with Receiver() as receiver:
+        assert asyncio.run(scenario(receiver)) == 0
+    assert {headers["authorization"] for headers, _ in receiver.taken} == {"Bearer new-secret"}
+
+
+def test_a_receiver_that_says_the_token_again_does_not_put_it_into_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("my-s3cret")
+
+    async def scenario(receiver: Receiver) -> None:
+        scene = Scene(receiver.url, bearer_token_file=str(token), headers={"X-Key": "other-key"})
+        scene.publish(1)
+        async with scene.writer:
+            await until(lambda: scene.dropped("rejected") == 1)
+
+    with Receiver(400, says="no entry: other-key,") as receiver:
+        asyncio.run(scenario(receiver))
+    assert "no entry: ***, Bearer ***" in caplog.text
+    assert "my-s3cret" not in caplog.text
+
+
+def test_the_last_snapshot_is_queued_behind_a_request_under_way(kinds: dict[str, Any]) -> None:
+    """However much waits before it: what is dropped at the end is counted with it."""
+
+    async def scenario(receiver: Receiver) -> Scene:
+        scene = Scene(receiver.url, stale_markers=False)
+        async with scene.writer:
+            scene.publish(1)
+            await until(lambda: receiver.requests > 2)
+            scene.publish(2)
+        return scene
+
+    with Receiver(503) as receiver:
+        scene = asyncio.run(scenario(receiver))
+    assert scene.dropped("shutdown") == 2
 
 
 def test_job_and_instance_are_those_that_a_scrape_would_set() -> None:
