@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         | {"config_listeners", "changes"}
     )
     | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
-    | {"disk_thread"},
+    | {"disk_thread", "small_file"},
     frozenset({"profile", "reference", "sample", "shelf", "statefile", "listening", "watched"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "health"})
     | {"pipeline", "publisher", "checkpointer", "reference_files"},

@@ -21,6 +21,7 @@ from grpc_tools import protoc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tidegauge.config import ConfigError, RemoteWrite
+from tidegauge.exporters import remote_write
 from tidegauge.exporters.exposition import Format, render
 from tidegauge.exporters.remote_write import SAMPLES, RemoteWriter, target_labels
 from tidegauge.exporters.samples import samples
@@ -213,7 +214,14 @@ def test_series_that_have_ended_get_the_marker(kinds: dict[str, Any], version: A
 class Receiver:
     """Keeps what it is sent, and answers as told: a status for each request, the last one for all others."""
 
-    def __init__(self, *statuses: int, knows_2: bool = True, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *statuses: int,
+        knows_2: bool = True,
+        says: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.serials: list[str] = []
         self.taken: list[tuple[dict[str, str], bytes]] = []
         self.requests = 0
@@ -231,8 +239,12 @@ class Receiver:
                     receiver.taken.append((dict(self.headers), body))
                     if knows_2:
                         self.send_header("X-Prometheus-Remote-Write-Samples-Written", "1")
-                self.send_header("Content-Length", "0")
+                answer = f"{says} {self.headers['Authorization']}".encode() if says else b""
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
+                self.wfile.write(answer)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -494,6 +506,53 @@ def test_a_new_certificate_and_token_count_from_the_next_request_on(tmp_path: Pa
     tokens = [headers["authorization"] for headers, _ in receiver.taken]
     assert tokens[:3] == ["Bearer the first token", "Bearer the second token", "Bearer the second token"]
     assert receiver.serials[0] != receiver.serials[1] == receiver.serials[2]
+
+
+def test_a_wait_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_write, "LONGEST_S", 0.05)
+
+    async def scenario(receiver: Receiver) -> None:
+        scene = Scene(receiver.url)
+        scene.publish(1)
+        async with scene.writer:
+            await until(lambda: bool(receiver.taken))
+
+    with Receiver(429, 204, headers=(("Retry-After", "999999999"),)) as receiver:
+        asyncio.run(scenario(receiver))
+
+
+def test_a_receiver_that_says_the_token_again_does_not_put_it_into_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("my-s3cret")
+
+    async def scenario(receiver: Receiver) -> None:
+        scene = Scene(receiver.url, bearer_token_file=str(token), headers={"X-Key": "other-key"})
+        scene.publish(1)
+        async with scene.writer:
+            await until(lambda: scene.dropped("rejected") == 1)
+
+    with Receiver(400, says="no entry: other-key,") as receiver:
+        asyncio.run(scenario(receiver))
+    assert "no entry: ***, Bearer ***" in caplog.text
+    assert "my-s3cret" not in caplog.text
+
+
+def test_the_last_snapshot_is_queued_behind_a_request_under_way(kinds: dict[str, Any]) -> None:
+    """However much waits before it: what is dropped at the end is counted with it."""
+
+    async def scenario(receiver: Receiver) -> Scene:
+        scene = Scene(receiver.url, stale_markers=False)
+        async with scene.writer:
+            scene.publish(1)
+            await until(lambda: receiver.requests > 2)
+            scene.publish(2)
+        return scene
+
+    with Receiver(503) as receiver:
+        scene = asyncio.run(scenario(receiver))
+    assert scene.dropped("shutdown") == 2
 
 
 def test_job_and_instance_are_those_that_a_scrape_would_set() -> None:

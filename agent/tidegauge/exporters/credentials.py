@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tidegauge.config import ConfigError, Destination, Problem, RemoteWrite
+from tidegauge.small_file import read_small
 
 Named = Destination | RemoteWrite
 """Settings that name the files."""
+
+_SECRET = 4
+"""Characters: what is shorter stands in any text by chance."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,14 @@ class Credentials:
     files: tuple[bytes | None, ...] = field(repr=False)
     """PEM of the CA, of the client's certificate and of its key, and the token; None for what is not set."""
     context: ssl.SSLContext | None = field(repr=False, compare=False)
+
+    def withheld(self, settings: Named, text: str) -> str:
+        """A text of the receiver's, for the log: without what was shown to it, which it may say again."""
+        for value in self.headers(settings).values():
+            secret = value.removeprefix("Bearer ")
+            if len(secret) >= _SECRET:
+                text = text.replace(secret, "***")
+        return text
 
     def headers(self, settings: Named) -> dict[str, str]:
         """Those of the settings, and the token's."""
@@ -61,7 +72,7 @@ def _files(settings: Named, path: str) -> tuple[bytes | None, ...]:
     def content(name: str) -> bytes | None:
         file = getattr(settings, name)
         try:
-            return None if file is None else Path(file).read_bytes()
+            return None if file is None else read_small(file)
         except OSError as error:
             raise _unread(path, name, file, error.strerror) from error
 

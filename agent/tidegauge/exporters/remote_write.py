@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 SAMPLES = 2000
 """Series per request, as Prometheus sends by default: receivers limit requests, not snapshots."""
 
+LONGEST_S = 300.0
+"""The longest wait that a receiver may ask for."""
+
 _LABELS = {"exporter": "remote_write", "signal": "metrics"}
 
 
@@ -183,12 +186,13 @@ class RemoteWriter:
 
     async def _send_all(self) -> float:
         """Send what waits, in order; returns the seconds to wait where it does not go."""
-        while self._waiting:
+        taken = self._stopping.is_set()
+        while self._waiting and self._stopping.is_set() == taken:  # else the last snapshot is to be queued
             request = self._waiting[0]
             outcome = await self.channel.send(request.body, request.version)
             self._tell(outcome)
             if outcome.verdict is Verdict.RETRY:
-                return outcome.delay_s or self._backoff.next_s()
+                return min(outcome.delay_s or self._backoff.next_s(), LONGEST_S)
             self._backoff.reset()
             if outcome.about_content:
                 await self._fall_back()

@@ -25,7 +25,7 @@ VERSIONS: dict[Version, str] = {"1.0": "0.1.0", "2.0": "2.0.0"}
 
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 
-_ANSWER_BYTES = 512
+_ANSWER_BYTES, _SHOWN = 4096, 512
 
 
 class WriteChannel:
@@ -90,7 +90,8 @@ class WriteChannel:
         except aiohttp.ClientError as error:
             return Outcome(Verdict.RETRY, message=" ".join(f"{type(error).__name__} {error}".split()))
         status = response.status
-        message = f"{status} {' '.join(answer.decode(errors='replace').split())}".strip()
+        said = self.current.withheld(self._settings, answer.decode(errors="replace"))
+        message = f"{status} {' '.join(said.split())}".strip()[:_SHOWN]
         if 200 <= status < 300:
             if version == "2.0" and WRITTEN not in response.headers:
                 return Outcome(Verdict.REJECTED, about_content=True, message="it knows remote write 1.0 only")
