@@ -1,4 +1,4 @@
-"""The overlays and the chart, rendered by kubectl and helm and judged by what a cluster would judge them by.
+"""The overlays and the chart, rendered by kustomize and helm, judged by what a cluster would judge them by.
 
 Kubernetes' schemas of several versions, the Prometheus operator's definitions, Pod Security admission's own
 code at its strictest level, and the collector's own check of its configuration.
@@ -36,11 +36,10 @@ overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
 @pytest.fixture(scope="session")
-def kustomized() -> Callable[[str], Manifests]:
-    """An overlay as kubectl renders it."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on this machine")
-    return lambda overlay: rendered("kubectl", "kustomize", str(DEPLOY / "kustomize" / "overlays" / overlay))
+def kustomized(tool: Tool) -> Callable[[str], Manifests]:
+    """An overlay as kustomize renders it, which kubectl has built in."""
+    binary = str(tool("kustomize", "kustomize"))
+    return lambda overlay: rendered(binary, "build", str(DEPLOY / "kustomize" / "overlays" / overlay))
 
 
 @pytest.fixture(scope="session")
@@ -204,10 +203,8 @@ def test_a_native_sidecar_comes_before_other_init_containers(
     assert "startupProbe" in first
 
 
-def test_a_workload_of_ones_own_gets_the_sidecar_by_its_label(tmp_path: Path) -> None:
-    """The five lines of docs/deployment.md."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on this machine")
+def test_a_workload_of_ones_own_gets_the_sidecar_by_its_label(tool: Tool, tmp_path: Path) -> None:
+    """The few lines of docs/deployment.md."""
     shutil.copytree(DEPLOY / "kustomize" / "components", tmp_path / "components")
     page = (DEPLOY.parent / "docs" / "deployment.md").read_text()
     lines = page.split("<!-- kustomization.yaml -->\n```yaml\n")[1].split("```")[0]
@@ -229,7 +226,7 @@ def test_a_workload_of_ones_own_gets_the_sidecar_by_its_label(tmp_path: Path) ->
     }
     other = copy.deepcopy(made) | {"metadata": {"name": "other"}}
     (place / "server.yaml").write_text(yaml.safe_dump_all([made, other]))
-    manifests = rendered("kubectl", "kustomize", str(place))
+    manifests = rendered(str(tool("kustomize", "kustomize")), "build", str(place))
     specs = {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in workloads(manifests)}
     changed, same = specs["own"], specs["other"]
     assert [one["name"] for one in same["containers"]] == ["own"]

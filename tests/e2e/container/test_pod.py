@@ -134,15 +134,19 @@ class Pod(NamedTuple):
 
 @pytest.fixture
 def make_pod(
-    podman: Podman, image: str, base: str, mlserver: Path, tmp_path: Path
+    tool: Callable[[str, str], Path],
+    podman: Podman,
+    image: str,
+    base: str,
+    mlserver: Path,
+    tmp_path: Path,
 ) -> Iterator[Callable[[str], Pod]]:
     """Makes an overlay's pod, with nothing started in it."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on this machine")
+    binary = str(tool("kustomize", "kustomize"))
     file = tmp_path / "pod.yaml"
 
     def make(overlay: str) -> Pod:
-        command = ["kubectl", "kustomize", str(OVERLAYS / overlay)]
+        command = [binary, "build", str(OVERLAYS / overlay)]
         found = list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True).stdout))
         [config] = [one for one in found if one["kind"] == "ConfigMap"]
         [workload] = [one for one in found if one["kind"] == "Deployment"]
