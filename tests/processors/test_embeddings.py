@@ -136,3 +136,15 @@ def test_the_sums_survive_a_restart():
     before.update(records({"e": vectors(700, 2, shift=0.3)}))
     assert after.restore(before.capture().frames(), complete=True) == []
     assert values(after, "feature.drift.statistic") == values(before, "feature.drift.statistic")
+
+
+def test_rows_and_limits_are_told_once_beside_an_outgoing_reference():
+    drift = Drift(Settings(), [reference({"e": vectors(3_000, 1)})])
+    drift.update(records({"e": vectors(800, 3)}))
+    prepared = drift.prepare(reference({"e": vectors(3_000, 2)}))
+    assert prepared is not None
+    drift.switch(prepared, NOW)
+    assert values(drift, "feature.window.rows") == {"e": 800}
+    assert values(drift, "feature.missing") == {"e": 0}
+    assert len(values(drift, "feature.drift.score")) == 2
+    assert values(drift, "model.drift.limit")["mmd_threshold"] == 0.1
