@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -136,3 +138,43 @@ def test_the_sums_survive_a_restart():
     before.update(records({"e": vectors(700, 2, shift=0.3)}))
     assert after.restore(before.capture().frames(), complete=True) == []
     assert values(after, "feature.drift.statistic") == values(before, "feature.drift.statistic")
+
+
+def test_rows_and_limits_are_told_once_beside_an_outgoing_reference():
+    drift = Drift(Settings(), [reference({"e": vectors(3_000, 1)})])
+    drift.update(records({"e": vectors(800, 3)}))
+    prepared = drift.prepare(reference({"e": vectors(3_000, 2)}))
+    assert prepared is not None
+    drift.switch(prepared, NOW)
+    drift.update(records({"e": vectors(700, 4)}))
+    assert values(drift, "feature.window.rows") == {"e": 700}
+    assert values(drift, "feature.missing") == {"e": 0}
+    assert len(values(drift, "feature.drift.score")) == 2
+    assert values(drift, "model.drift.limit")["mmd_threshold"] == 0.1
+
+
+@pytest.mark.parametrize("width", [WIDTH, WIDTH + 6])
+def test_after_a_switch_vectors_are_summed_about_the_new_reference(width):
+    old, new = reference({"e": vectors(3_000, 1)}), reference({"e": vectors(3_000, 2, 3.0, width)})
+    switched, fresh = Drift(Settings(), [old]), Drift(Settings(), [new])
+    switched.update(records({"e": vectors(800, 3)}))
+    prepared = switched.prepare(new)
+    assert prepared is not None
+    switched.switch(prepared, NOW)
+    switched.collect(NOW)
+    for drift in (switched, fresh):
+        assert drift.update(records({"e": vectors(800, 4, 2.5, width)})) == {}
+    scores, wanted = (values(drift, "feature.drift.score") for drift in (switched, fresh))
+    assert scores["e"] == wanted["e"] > 0.1
+    assert values(switched, "feature.window.rows") == {"e": 800}
+
+
+def test_the_same_vectors_go_on_after_a_switch():
+    old = reference({"e": vectors(3_000, 1), "kind": ["a"] * 2_000 + ["b"] * 1_000})
+    new = replace(old, profiles=tuple(replace(one, counts=one.counts * 2) for one in old.profiles))
+    drift = Drift(Settings(), [old])
+    drift.update(records({"e": vectors(800, 3), "kind": ["a"] * 800}))
+    prepared = drift.prepare(new)
+    assert prepared is not None
+    drift.switch(prepared, NOW)
+    assert values(drift, "feature.window.rows") == {"e": 800, "kind": 800}

@@ -271,6 +271,24 @@ def test_a_feature_is_a_segment_where_the_settings_name_it():
     assert set(values(processor, "feature.drift.score")) == {"amount", "age", "country"}
 
 
+def test_the_column_that_slices_are_made_by_is_not_judged_in_them():
+    processor = drift(columns=("country",))
+    processor.update(batch(columns(6_000)))
+    told = points(processor, "model.slice.columns")
+    assert {table.columns for (slice_, *_), table in told.items() if slice_.startswith("country")} == {
+        ("amount", "age")
+    }
+    assert {table.columns for (slice_, *_), table in told.items() if slice_.startswith("region")} == {
+        ("amount", "age", "country")
+    }
+    assert set(values(processor, "model.slice.drifted_columns").values()) == {0.0}
+    assert not any(
+        "country" in key.split()[1:]
+        for key in values(processor, "model.slice.drift.score")
+        if key.startswith("country=")
+    )
+
+
 def test_there_are_no_more_segment_columns_than_the_settings_say():
     table = columns(300, 2) | {f"s{number}": ["x"] * 300 for number in range(5)}
     roles = ("region", *(f"s{number}" for number in range(5)))

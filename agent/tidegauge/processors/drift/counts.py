@@ -72,6 +72,8 @@ class Tables:
 
     def has_bins_of(self, other: Tables) -> bool:
         """Whether counts and sums on the other's bins are ones on these, column by column."""
+        if [frame.about for frame in self.frames] != [frame.about for frame in other.frames]:
+            return False
         return len(self.profiles) == len(other.profiles) and all(
             (mine.name, mine.role, mine.kind, mine.categories, mine.center, mine.lowest, mine.highest)
             == (its.name, its.role, its.kind, its.categories, its.center, its.lowest, its.highest)

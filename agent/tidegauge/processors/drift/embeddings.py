@@ -12,7 +12,7 @@ from tidegauge.metric import Attributes, Number, attributes
 from tidegauge.processors.drift.counts import Counts
 from tidegauge.processors.drift.evidence import FEW_ROWS, NULL_QUANTILE
 from tidegauge.processors.drift.report import Points, family
-from tidegauge.processors.drift.vectors import Frame, Sums
+from tidegauge.processors.drift.vectors import Frame
 from tidegauge.stats.distances import false_discoveries
 from tidegauge.stats.embedding import MMD, STATISTICS, Findings, compare
 
@@ -36,8 +36,6 @@ def report_embeddings(
         prefix, key = family(frame.embedding.role)
         where = (*shared, *attributes(**{key: frame.embedding.name, "window": window}))
         sums = frame.read(counts.vectors)
-        if not window:
-            _describe(prefix, where, sums, points)
         if sums.rows < settings.min_rows:
             points[f"{prefix}.drift.unjudged"].append(Number((*where, ("reason", FEW_ROWS)), 1.0))
             continue
@@ -58,11 +56,16 @@ def report_embeddings(
         _statistics(prefix, where, found, points)
 
 
-def _describe(prefix: str, where: Attributes, sums: Sums, points: Points) -> None:
-    rows = sums.rows + sums.missing
-    points[f"{prefix}.window.rows"].append(Number(where, float(rows)))
-    if rows:
-        points[f"{prefix}.missing"].append(Number(where, sums.missing / rows))
+def describe_embeddings(shared: Attributes, frames: Sequence[Frame], counts: Counts, points: Points) -> None:
+    """Points of `drift.window` that need no reference to be large enough: rows, and the missing share."""
+    for frame in frames:
+        prefix, key = family(frame.embedding.role)
+        where = (*shared, (key, frame.embedding.name))
+        sums = frame.read(counts.vectors)
+        rows = sums.rows + sums.missing
+        points[f"{prefix}.window.rows"].append(Number(where, float(rows)))
+        if rows:
+            points[f"{prefix}.missing"].append(Number(where, sums.missing / rows))
 
 
 def _statistics(prefix: str, where: Attributes, found: Findings, points: Points) -> None:

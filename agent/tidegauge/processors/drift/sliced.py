@@ -33,7 +33,8 @@ class Judgement(NamedTuple):
     `rows` int64: those with a value. `scores`, `p_values` and `null_quantiles` float64: of the PSI, NaN
     without rows. `drifted` bool: PSI is significant, at the false discovery rate over all judged columns
     of all slices, and material. `worst` are the judged pairs, the worst first: what is drifted, then what
-    is significant, then the larger PSI.
+    is significant, then the larger PSI. The column that a slice is made by has one value in it, which tells
+    nothing: `own` bool has it, and it is not judged.
     """
 
     slices: Sequence[Slice]
@@ -42,6 +43,7 @@ class Judgement(NamedTuple):
     scores: npt.NDArray[np.float64]
     p_values: npt.NDArray[np.float64]
     null_quantiles: npt.NDArray[np.float64]
+    own: npt.NDArray[np.bool_]
     judged: npt.NDArray[np.bool_]
     drifted: npt.NDArray[np.bool_]
     worst: Sequence[Pair]
@@ -62,7 +64,8 @@ class Judgement(NamedTuple):
         scores, p_values, null_quantiles = np.moveaxis(np.concatenate(parts, axis=1), 2, 0)
         rows = np.concatenate([one.sum(axis=2) for one in windows], axis=1)
         referenced = np.array([profile.rows > 0 for profile in tables.profiles], bool)
-        judged = (rows >= settings.min_rows) & referenced
+        own = np.array([[one.column == name for name in tables.names] for one in slices], bool)
+        judged = (rows >= settings.min_rows) & referenced & ~own
         rare = np.zeros(judged.shape, bool)
         rare[judged] = false_discoveries(p_values[judged], settings.significance)
         drifted = rare & (scores >= settings.threshold)
@@ -70,7 +73,7 @@ class Judgement(NamedTuple):
         at = tuple(places.T)
         order = np.lexsort((-scores[at], ~rare[at], ~drifted[at]))
         worst = [(one, column) for one, column in places[order].tolist()]
-        return cls(slices, totals, rows, scores, p_values, null_quantiles, judged, drifted, worst)
+        return cls(slices, totals, rows, scores, p_values, null_quantiles, own, judged, drifted, worst)
 
 
 def report(identity: Identity, window: Window, now_ns: int, settings: Settings) -> Points:
@@ -121,7 +124,8 @@ def _column(profile: Profile) -> tuple[str, str]:
 
 
 def _table(tables: Tables, where: Attributes, its: Judgement, one: int) -> Table:
-    """All columns of a slice."""
+    """All columns of a slice but its own."""
+    others = np.flatnonzero(~its.own[one])
     found = {
         "rows": its.rows[one],
         "score": its.scores[one],
@@ -130,8 +134,8 @@ def _table(tables: Tables, where: Attributes, its: Judgement, one: int) -> Table
         "judged": its.judged[one],
         "drifted": its.drifted[one],
     }
-    values = {name: tuple(row.astype(np.float64).tolist()) for name, row in found.items()}
-    return Table(where, tables.names, values)
+    values = {name: tuple(row[others].astype(np.float64).tolist()) for name, row in found.items()}
+    return Table(where, tuple(tables.names[column] for column in others.tolist()), values)
 
 
 def _tell(tables: Tables, where: Attributes, its: Judgement, pair: Pair, points: Points) -> None:

@@ -39,6 +39,12 @@ class Frame:
         self._waves = begin + _HEAD + 2 * self.width
         self.end = self._waves + 2 * FREQUENCIES
 
+    @property
+    def about(self) -> tuple[str, str, float, bytes]:
+        """Whose vectors are summed, and about what: sums of equal ones add up, others do not."""
+        its = self.embedding
+        return its.name, its.role.value, its.summary.bandwidth, self._center.tobytes()
+
     def fold(self, column: Any, sums: npt.NDArray[np.float64]) -> None:
         """Add a batch's column, a fixed-size list of this width."""
         rows = len(column)

@@ -20,7 +20,7 @@ from tidegauge.processors.drift.baselines import Against, Names, compared, devia
 from tidegauge.processors.drift.changes import Changes
 from tidegauge.processors.drift.checkpoint import IdentityState
 from tidegauge.processors.drift.counts import Counts, Tables, Tally, tallies
-from tidegauge.processors.drift.embeddings import report_embeddings
+from tidegauge.processors.drift.embeddings import describe_embeddings, report_embeddings
 from tidegauge.processors.drift.evidence import Evidence
 from tidegauge.processors.drift.joint import Joint
 from tidegauge.processors.drift.past import Past
@@ -212,6 +212,8 @@ class Watch:
             evidence = self._evidence(text, counts, now_ns)
             report(labels, evidence, points)
             report_embeddings(self._shared, self.tables.frames, counts, text, self._settings, points)
+            if not text and not self._is_outgoing:
+                describe_embeddings(self._shared, self.tables.frames, counts, points)
             if not text:
                 self.joint.note(evidence.drifted.tolist())
         if self.scores is not None:
@@ -227,6 +229,9 @@ class Watch:
         for name in ("min_rows", "threshold", "significance"):
             where = self.identity.attributes(limit=name)
             points["model.drift.limit"].append(Number(where, float(getattr(self._settings, name))))
+        if self.tables.frames:
+            where = self.identity.attributes(limit="mmd_threshold")
+            points["model.drift.limit"].append(Number(where, self._settings.multivariate.mmd_threshold))
         for column in tallies(self.tables, self.window.lifetime()):
             if column.profile.role is not Role.FEATURE and column.profile.kind is Kind.NUMERIC:
                 points["prediction.histogram"].append(self._lifetime(column))
