@@ -114,6 +114,30 @@ def test_a_reference_of_first_rows_has_embeddings_too():
     assert values(drift, "feature.drifted")["e"] == 1
 
 
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30])
+def test_vectors_of_any_length_are_judged(scale):
+    with np.errstate(under="ignore"):
+        still, moved = ((vectors(400, 1, shift).flatten().to_numpy() * scale) for shift in (0.0, 1.0))
+    column = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(np.float32)), WIDTH)
+        for name, flat in (("e", still), ("moved", moved))
+    }
+    drift = Drift(Settings(), [reference({"e": column["e"]})])
+    drift.update(records({"e": column["e"]}))
+    assert values(drift, "feature.drifted") == {"e": 0}
+    drift = Drift(Settings(), [reference({"e": column["e"]})])
+    drift.update(records({"e": column["moved"]}))
+    assert values(drift, "feature.drifted") == {"e": 1}
+
+
+def test_first_rows_that_will_not_do_are_told_once(caplog):
+    drift = Drift(Settings(reference_rows=100))
+    nothing = vectors(100, 1, shift=np.nan)
+    for _ in range(5):
+        drift.update(records({"e": nothing}))
+    assert caplog.text.count("no reference of ranker 1") == 1
+
+
 def test_no_more_embeddings_are_watched_than_is_set():
     made = reference({name: vectors(300, 1) for name in "abc"})
     drift = Drift(Settings(multivariate=Multivariate(max_embeddings=2)), [made])

@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tidegauge.batch import Batch, Records
+from tidegauge.categories import spelled_out
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.metric import Metric, Number, attributes
+from tidegauge.plain import Plain
 from tidegauge.processors.drift.checkpoint import DriftState, FirstRows, IdentityState, decode, fingerprint
 from tidegauge.processors.drift.counts import Tables
 from tidegauge.processors.drift.joint import Turns
@@ -64,6 +66,7 @@ class Drift:
         self._described: dict[Model, Points] = {}
         self._warm_ups: dict[Model, WarmUp] = {}
         self._ids: dict[Model, str] = {}
+        self._unfit: set[Model] = set()
         self._watches: dict[Identity, Watch] = {}
         self._outgoing: dict[Identity, Outgoing] = {}
         self.turns = Turns(settings)
@@ -100,6 +103,8 @@ class Drift:
         return (*self._watches.values(), *(one.watch for one in self._outgoing.values()))
 
     def _update(self, batch: Records) -> Mapping[str, int]:
+        if not isinstance(batch.content, Plain):
+            batch = replace(batch, content=spelled_out(batch.content))
         model = (batch.identity.model, batch.identity.version)
         if model in self._references:
             return self._fold(batch)
@@ -124,7 +129,10 @@ class Drift:
         try:
             reference = self._warm_ups.pop(model).build()
         except ProfileError as error:
-            log.warning("no reference of %s %s from its first rows: %s", *model, error)
+            # Once: the next rows may do no better.
+            if model not in self._unfit and len(self._unfit) < self._settings.max_identities:
+                self._unfit.add(model)
+                log.warning("no reference of %s %s from its first rows: %s", *model, error)
             return
         self._adopt(self._lay_out(reference))
         log.info("the first %d rows of %s %s are its reference now", reference.rows, *model)
