@@ -202,3 +202,15 @@ def test_the_same_vectors_go_on_after_a_switch():
     assert prepared is not None
     drift.switch(prepared, NOW)
     assert values(drift, "feature.window.rows") == {"e": 800, "kind": 800}
+
+
+def test_vectors_that_are_missing_or_gone_violate_data_quality():
+    drift = Drift(Settings(), [reference({"e": vectors(3_000, 1), "kind": ["a", "b", "c"] * 1_000})])
+    drift.update(records({"e": vectors(800, 2), "kind": ["a", "b"] * 400}))
+    assert values(drift, "feature.vanished") == {}
+    assert not any(values(drift, "model.data_quality.violations").values())
+    drift.update(records({"kind": ["a", "b"] * 400}))
+    assert values(drift, "feature.vanished") == {"e": 1}
+    found = values(drift, "model.data_quality.violations")
+    assert {check for check, count in found.items() if count} == {"vanished", "missing"}
+    assert values(drift, "feature.missing")["e"] == 0.5

@@ -42,6 +42,7 @@ class Tables:
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
         self.frames = frames(reference.embeddings)
+        self.rows = reference.rows
         self.known = tuple(pa.array(p.categories, pa.string()) for p in self.categorical)
         self.most_categories = max((len(profile.counts) for profile in self.categorical), default=1)
         grids = [bins.grid(profile.edges) for profile in self.numeric]
@@ -152,7 +153,8 @@ class Skipped(NamedTuple):
 class Plan:
     """Which columns of a layout go where in the counts. Made once per stream.
 
-    `absent` are the places in `Tables.profiles` of the columns that the layout lacks.
+    `absent` are the places in `Tables.profiles` of the columns that the layout lacks, and `absent_vectors`
+    those in `Tables.frames`.
     """
 
     def __init__(self, layout: Layout, schema: pa.Schema, tables: Tables) -> None:
@@ -196,6 +198,9 @@ class Plan:
         self._absent_vectors = [frame for name, frame in embedded.items() if name not in here]
         self.absent = frozenset(
             place for place, profile in enumerate(tables.profiles) if profile.name not in here
+        )
+        self.absent_vectors = frozenset(
+            place for place, frame in enumerate(tables.frames) if frame.embedding.name not in here
         )
 
     def prepare(

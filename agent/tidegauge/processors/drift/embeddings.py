@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from tidegauge.config import Drift as Settings
 from tidegauge.metric import Attributes, Number, attributes
-from tidegauge.processors.drift.counts import Counts
+from tidegauge.processors.drift.counts import Counts, Tables
 from tidegauge.processors.drift.evidence import FEW_ROWS, NULL_QUANTILE
+from tidegauge.processors.drift.quality import is_unusual
 from tidegauge.processors.drift.report import Points, family
 from tidegauge.processors.drift.vectors import Frame
 from tidegauge.stats.distances import false_discoveries
@@ -56,9 +58,18 @@ def report_embeddings(
         _statistics(prefix, where, found, points)
 
 
-def describe_embeddings(shared: Attributes, frames: Sequence[Frame], counts: Counts, points: Points) -> None:
-    """Points of `drift.window` that need no reference to be large enough: rows, and the missing share."""
-    for frame in frames:
+def inspect_embeddings(
+    shared: Attributes,
+    tables: Tables,
+    counts: Counts,
+    vanished: Collection[int],
+    settings: Settings,
+    points: Points,
+) -> Counter[str]:
+    """Points of `drift.window` that need no reference to be large enough: rows, the missing share, and which
+    columns no batch has. Returns how many embeddings violate which check of data quality."""
+    violations: Counter[str] = Counter(vanished=len(vanished))
+    for place, frame in enumerate(tables.frames):
         prefix, key = family(frame.embedding.role)
         where = (*shared, (key, frame.embedding.name))
         sums = frame.read(counts.vectors)
@@ -66,6 +77,12 @@ def describe_embeddings(shared: Attributes, frames: Sequence[Frame], counts: Cou
         points[f"{prefix}.window.rows"].append(Number(where, float(rows)))
         if rows:
             points[f"{prefix}.missing"].append(Number(where, sums.missing / rows))
+        if place in vanished:
+            points[f"{prefix}.vanished"].append(Number(where, 1.0))
+        violations["missing"] += is_unusual(
+            sums.missing, rows, frame.embedding.missing, tables.rows, settings
+        )
+    return violations
 
 
 def _statistics(prefix: str, where: Attributes, found: Findings, points: Points) -> None:

@@ -85,18 +85,19 @@ def unusual(column: Tally, settings: Settings) -> list[str]:
     return [
         check
         for check, (bad, of, before, of_before) in found.items()
-        if of >= settings.min_rows
-        and of_before
-        and _exceeds(bad, of, before, of_before, settings.quality_margin)
+        if is_unusual(bad, of, before, of_before, settings)
     ]
 
 
-def _exceeds(bad: int, of: int, before: int, of_before: int, margin: float) -> bool:
-    """Whether bad/of is above before/of_before by the margin, and by chance's error (two proportions)."""
+def is_unusual(bad: int, of: int, before: int, of_before: int, settings: Settings) -> bool:
+    """Whether bad/of, of rows enough, is above before/of_before by `drift.quality_margin`, and by chance's
+    error (two proportions)."""
+    if of < settings.min_rows or not of_before:
+        return False
     gap = bad / of - before / of_before
     share = (bad + before) / (of + of_before)
     error = math.sqrt(share * (1 - share) * (1 / of + 1 / of_before))
-    return gap >= margin and gap > _ERRORS * error
+    return gap >= settings.quality_margin and gap > _ERRORS * error
 
 
 def varies(profile: Profile) -> bool:

@@ -20,7 +20,7 @@ from tidegauge.processors.drift.baselines import Against, Names, compared, devia
 from tidegauge.processors.drift.changes import Changes
 from tidegauge.processors.drift.checkpoint import IdentityState
 from tidegauge.processors.drift.counts import Counts, Tables, Tally, tallies
-from tidegauge.processors.drift.embeddings import describe_embeddings, report_embeddings
+from tidegauge.processors.drift.embeddings import inspect_embeddings, report_embeddings
 from tidegauge.processors.drift.evidence import Evidence
 from tidegauge.processors.drift.joint import Joint
 from tidegauge.processors.drift.past import Past
@@ -212,8 +212,6 @@ class Watch:
             evidence = self._evidence(text, counts, now_ns)
             report(labels, evidence, points)
             report_embeddings(self._shared, self.tables.frames, counts, text, self._settings, points)
-            if not text and not self._is_outgoing:
-                describe_embeddings(self._shared, self.tables.frames, counts, points)
             if not text:
                 self.joint.note(evidence.drifted.tolist())
         if self.scores is not None:
@@ -277,11 +275,12 @@ class Watch:
             if column.counts[-1]:
                 frequent = self.window.frequent_unseen(row, now_ns)
                 name_unseen(names, column, frequent, self._settings.unseen_categories, points)
-        skipped, vanished = self.window.unfit()
+        skipped, vanished, vectors = self.window.unfit()
         for one in skipped[: self._settings.max_features]:
             prefix, key = family(one.role)
             where = self.identity.attributes(**{key: one.name, "reason": one.reason})
             points[f"{prefix}.skipped"].append(Number(where, 1.0))
         violations = inspect(labels, columns, self._settings, points)
         violations += missing_columns(labels, sorted(vanished), skipped, points)
+        violations += inspect_embeddings(self._shared, self.tables, counts, vectors, self._settings, points)
         summarise(self.identity, violations, points)

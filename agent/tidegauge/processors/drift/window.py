@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -113,15 +113,15 @@ class Window:
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
 
-    def unfit(self) -> tuple[tuple[Skipped, ...], frozenset[int]]:
-        """Columns that get no statistics in some batch, and places of those that are in none.
+    def unfit(self) -> tuple[tuple[Skipped, ...], frozenset[int], frozenset[int]]:
+        """Columns that get no statistics in some batch, and places of profiles and of frames in none.
 
         Of the batches since the last call, or the ones before it where there are none.
         """
         self._told = True
         skipped = dict.fromkeys(one for plan in self._met for one in plan.skipped)
-        absent = [plan.absent for plan in self._met]
-        return tuple(skipped), frozenset.intersection(*absent) if absent else frozenset()
+        absent = _in_all([plan.absent for plan in self._met])
+        return tuple(skipped), absent, _in_all([plan.absent_vectors for plan in self._met])
 
     def settle(self) -> None:
         """Fold what waits."""
@@ -292,3 +292,7 @@ def event_times(batch: Records) -> npt.NDArray[np.int64]:
     if column.null_count:
         times = np.where(column.is_valid().to_numpy(zero_copy_only=False), times, batch.received_ns)
     return times
+
+
+def _in_all(places: Sequence[frozenset[int]]) -> frozenset[int]:
+    return frozenset.intersection(*places) if places else frozenset()
