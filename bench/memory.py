@@ -33,10 +33,12 @@ def measure(seconds: int) -> Iterator[Figure]:
             agent.scrape()
             most = max(most, agent.anonymous_mb())
             time.sleep(1)
+        settled = agent.anonymous_mb()
         series = sum(not line.startswith("#") for line in agent.text().splitlines())
     what = f"{MODELS} models x {FEATURES} features x {len(_WINDOWS_S)} windows of {_PANES} panes"
     yield Figure("anonymous memory without records", "MB", [idle])
     yield Figure(f"anonymous memory, {what}", "MB", [most])
+    yield Figure(f"the same once it has settled, {what}", "MB", [settled])
     yield Figure(f"series of these on /metrics, {what}", "series", [float(series)])
 
 

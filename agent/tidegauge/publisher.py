@@ -16,7 +16,8 @@ from tidegauge.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-_GIVE_BACK_S = 15.0
+_GIVE_BACK_BYTES, _GIVE_BACK_S = 32 * 2**20, 30.0
+"""Growth after which freed memory is given back, half of what the allocator keeps; or so much time."""
 
 
 class Publisher:
@@ -70,12 +71,13 @@ class Publisher:
         self._count()
 
     async def _statistics(self) -> None:
-        given_s = time.monotonic()
+        held, given_s = 0, 0.0
         while True:
             await self._collect()
-            if time.monotonic() - given_s >= _GIVE_BACK_S:
+            grown = memory.anonymous_bytes() - held
+            if grown >= _GIVE_BACK_BYTES or time.monotonic() - given_s >= _GIVE_BACK_S:
                 await asyncio.to_thread(memory.give_back)
-                given_s = time.monotonic()
+                held, given_s = memory.anonymous_bytes(), time.monotonic()
             await asyncio.sleep(self.interval_s)
 
     async def _counters(self) -> None:

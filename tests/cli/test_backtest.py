@@ -50,6 +50,44 @@ def test_the_table_tells_what_alarmed_when_and_why(command, history):
     assert "replaying" in done.stderr
 
 
+def test_an_embedding_drifts_by_its_own_measure_and_threshold_among_segments_and_settings(command, tmp_path):
+    rng = np.random.default_rng(3)
+
+    def rows(shift):
+        vectors = rng.normal(size=(4_000, 8)).astype(np.float32) + np.float32(shift)
+        return {
+            "amount": pa.array(rng.normal(size=4_000)),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8),
+            "segment": pa.array(rng.choice(["eu", "us"], 4_000)),
+        }
+
+    pq.write_table(pa.table(rows(0.0)), tmp_path / "train.parquet")
+    built = command("reference", "build", "train.parquet", "--model", "fraud", "-o", "ref.parquet")
+    assert built.exit_code == 0, built.stderr
+    before, after = (
+        pa.table(rows(shift) | {"timestamp": pa.array(START_S + begin + np.arange(4_000) * 3.0)})
+        for shift, begin in ((0.0, 0), (0.7, 12_000))
+    )
+    pq.write_table(pa.concat_tables([before, after]), tmp_path / "day.parquet")
+    (tmp_path / "agent.yaml").write_text(
+        "drift: {other_windows: [5m], other_baselines: [rolling], adaptive: {use: verdict}}\n"
+    )
+    arguments = ("--reference", "ref.parquet", "--config", "agent.yaml", "--threshold", "0.1,0.2")
+    done = command("backtest", "day.parquet", *arguments, "--format", "json", "--output", "report")
+    assert done.exit_code == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    mine = [one for one in told if one["column"] == "vector"]
+    assert [(one["threshold"], one["what"], one["statistic"]) for one in mine] == [
+        (0.1, "drifted", "mmd"),
+        (0.2, "drifted", "mmd"),
+    ]
+    assert mine[0]["begin"] > "2026-06-01T03:15"
+    assert mine[0]["score"] >= 0.1 > mine[0]["null_quantile"]
+    assert mine[0]["p_value"] < 0.01
+    report = (tmp_path / "report" / "report.html").read_text()
+    assert {"MMD</text>", "PSI</text>"} <= set(re.findall(r"\w+</text>", report))
+
+
 def test_shuffled_rows_and_other_formats_tell_the_same(command, tmp_path, history):
     order = np.random.default_rng(1).permutation(len(history))
     pq.write_table(history.take(order), tmp_path / "shuffled.parquet", row_group_size=3_000)

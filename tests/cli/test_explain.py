@@ -12,11 +12,11 @@ import pytest
 from pyarrow import flight
 
 from tidegauge.batch import Records
+from tidegauge.config import Baseline, Slices
 from tidegauge.config import Drift as Settings
-from tidegauge.config import Slices
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift.drift import Drift
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.snapshot import Snapshots
 from tidegauge.units import Duration
@@ -90,7 +90,7 @@ def test_a_columns_histograms_stand_side_by_side_with_all_statistics(command, sn
     assert len(longest[3]) == 14
     for statistic in ("psi", "ks", "anderson_darling", "wasserstein", "mean_shift"):
         assert re.search(rf"│ {statistic} +│ +[\d.]+ │ +[\d.]+ │ +[\d.e-]+ │", main)
-    assert re.search(r"│ 24h +│ .* drifted", main)
+    assert re.search(r"│ window 24h +│ .* drifted", main)
     assert "the window has fewer values than drift.min_rows (50 rows)" in canary
     assert "mean_shift" not in canary
 
@@ -207,16 +207,16 @@ def test_the_overview_has_the_slices_worst_first(command, sliced):
     assert "verdicts: judged from 200 rows on; drifted from PSI 0.1 on" in done.stdout
     told = re.findall(r"│ (country=\S+) +│ +(\d) │ +(\d) │ (\S+)", done.stdout)
     assert {name for name, *_ in told} == {"country=de", "country=fr", "country=[b]us[/b]"}
-    # Of one country's rows the column of countries has moved, too.
-    assert all(int(drifted) >= 1 for _, drifted, *_ in told)
+    assert ("country=fr", "1", "2", "amount") in told
+    assert {name: drifted for name, drifted, *_ in told if drifted != "0"} == {"country=fr": "1"}
 
 
 def test_a_slices_columns_stand_worst_first_with_the_bins_that_moved(command, sliced):
     done = command("explain", "--model", "fraud", "--slice", "country=fr", "--snapshot", sliced)
     assert done.exit_code == 0, done.stderr
     verdicts = dict(re.findall(r"│ (\w+) +│ (drifted|steady|not judged) +│", done.stdout))
-    assert verdicts == {"amount": "drifted", "country": "drifted", "score": "steady", "void": "not judged"}
-    assert "reference and country=fr" in done.stdout
+    assert verdicts == {"amount": "drifted", "score": "steady", "void": "not judged"}
+    assert "amount, reference and country=fr" in done.stdout
     alone = command(
         "explain", "--model", "fraud", "--slice", "country=fr", "--feature", "amount", "--snapshot", sliced
     )
@@ -230,3 +230,79 @@ def test_a_slice_that_is_not_there_is_told_with_its_neighbours(command, sliced, 
     assert "did you mean country=de" in done.stderr
     none = command("explain", "--model", "fraud", "--slice", "country=de", "--snapshot", snapshot)
     assert "no segment column was received" in none.stderr
+
+
+def test_a_slice_tells_why_a_column_has_nothing_in_it(command, sliced):
+    done = command(
+        "explain", "--model", "fraud", "--slice", "country=fr", "--feature", "country", "--snapshot", sliced
+    )
+    assert done.exit_code == 1
+    assert "country has no statistics in country=fr" in done.stderr
+
+
+def rows_of_vectors(count, seed, shift=0.0):
+    random = np.random.default_rng(seed)
+    age = random.normal(40, 10, count) + 10 * shift
+    vectors = (random.normal(size=(count, 8)) + shift).astype(np.float32)
+    return pa.record_batch(
+        {
+            "age": age,
+            "years": age + random.normal(0, 1, count),
+            "amount": random.normal(size=count),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 8),
+        }
+    )
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """A saved one with embeddings, judged together too, beside a window, a past and an old reference."""
+    references = []
+    for seed, shift in ((1, 0.0), (2, 0.3)):
+        builder, rows = ReferenceBuilder(bins=10, max_categories=5), rows_of_vectors(9_000, seed, shift)
+        builder.update(rows, layout_of(rows.schema))
+        references.append(builder.build("fraud", "2.1", "file"))
+    settings = Settings(other_windows=(Duration("24h"),), other_baselines=(Baseline.ROLLING,))
+    drift, now = Drift(settings, references[:1]), time.time_ns()
+    drift.collect(now - 120 * 10**9)
+    rows = rows_of_vectors(3_000, 3, 1.0)
+    for _ in range(2):
+        batch = Records("flight", Identity("fraud", "2.1"), layout_of(rows.schema), rows, now, rows.nbytes)
+        drift.update(batch)
+        if (prepared := drift.prepare(references[1])) is not None:
+            drift.switch(prepared, now)
+    for later_s in (0, 120, 240, 241):
+        metrics = drift.collect(now + later_s * 10**9)
+        drift.turns.wait()
+    snapshots = Snapshots()
+    snapshots.publish("drift", metrics)
+    (tmp_path / "beside.json").write_bytes(msgspec.json.encode(snapshots.latest()))
+    return tmp_path / "beside.json"
+
+
+def test_all_features_together_and_those_that_drift_as_one_are_told(command, beside):
+    done = command("explain", "--model", "fraud", "--snapshot", beside)
+    assert done.exit_code == 0, done.stderr
+    assert "drifted from PSI 0.1 on, embeddings from MMD 0.1 on" in done.stdout
+    assert re.search(
+        r"all features together: drifted; .* AUC of 0\.\d+, without drift below 0\.5", done.stdout
+    )
+    assert "drift as one: age, years" in done.stdout
+    assert not re.search(r"moved most: *$", done.stdout, re.MULTILINE)
+
+
+def test_an_embedding_has_its_own_measure_and_no_bins(command, beside):
+    done = command("explain", "--model", "fraud", "--feature", "vector", "--snapshot", beside)
+    assert done.exit_code == 0, done.stderr
+    assert re.search(
+        r"vector: drifted; MMD 0\.\d+; without drift it stays below 0\.0\d+ in 95 %", done.stdout
+    )
+    assert "of PSI" not in done.stdout
+
+
+def test_windows_baselines_and_the_old_reference_stand_beside(command, beside):
+    done = command("explain", "--model", "fraud", "--feature", "age", "--snapshot", beside)
+    told = dict(re.findall(r"│ ((?:window|baseline|reference) [\w ,]*?) +│ *([\d.]*) ", done.stdout))
+    assert {"window 24h", "baseline rolling"} < told.keys()
+    assert re.search(r"│ reference +│ +0\.\d+ │", done.stdout)
+    assert not told["baseline rolling"]

@@ -549,7 +549,7 @@ def test_what_a_disk_would_not_note_it_is_told_again(
             await ledger.until(lambda: ledger.total("exported") == 15)
             ledger.forwarder.observe()
             assert gauge(ledger, "tidegauge.export.disk.failing") == 0
-            assert len(list((tmp_path / "q").glob("*.traces"))) == 1
+            await ledger.until(lambda: len(list((tmp_path / "q").glob("*.traces"))) == 1)
 
     asyncio.run(scene())
 

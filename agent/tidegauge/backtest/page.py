@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegauge import __version__
-from tidegauge.backtest.timeline import ALARM, Lines, Summary, Timeline
+from tidegauge.backtest.timeline import ALARM, Column, Lines, Summary, Timeline
 from tidegauge.backtest.wording import figure, percent, when, why
 
 CHARTS = 100
@@ -24,8 +24,8 @@ EPISODES = 5
 _WIDTH, _TALL, _LOW, _GAP, _LEFT, _RIGHT, _TOP = 900.0, 120.0, 60.0, 22.0, 48.0, 60.0, 8.0
 
 _LEGEND = (
-    "In the charts: blue, PSI; grey, its 95 % quantile without drift; dashed, the thresholds and the "
-    "evidence that makes an alarm; violet, evidence; shaded, in alarm."
+    "In the charts: blue, the score (PSI, of an embedding MMD); grey, its 95 % quantile without drift; "
+    "dashed, the thresholds and the evidence that makes an alarm; violet, evidence; shaded, in alarm."
 )
 _STYLE = """
 :root{color-scheme:light dark;--back:#f7f8f9;--card:#fff;--ink:#17212b;--dim:#5d6b78;--line:#dfe4e8;
@@ -46,10 +46,20 @@ ul{margin:.3rem 0;padding-left:1.2rem}
 
 
 class Trial(NamedTuple):
-    """One threshold, and what came of it."""
+    """One threshold, and what came of it. Embeddings have their own threshold, of the MMD, in all trials."""
 
     threshold: float
     timeline: Timeline
+    mmd_threshold: float
+    embeddings: frozenset[Column] = frozenset()
+
+    def measure(self, column: Column) -> str:
+        """What a column's score is called."""
+        return "MMD" if column in self.embeddings else "PSI"
+
+    def limit(self, column: Column) -> float:
+        """From where on a column's score is material."""
+        return self.mmd_threshold if column in self.embeddings else self.threshold
 
 
 def page(title: str, about: Sequence[str], trials: Sequence[Trial]) -> str:
@@ -74,7 +84,7 @@ def page(title: str, about: Sequence[str], trials: Sequence[Trial]) -> str:
 
 def _comparison(trials: Sequence[Trial]) -> str:
     rows = []
-    for threshold, timeline in trials:
+    for threshold, timeline, *_ in trials:
         found = timeline.summaries()
         alarms = [one for one in timeline.episodes if one.what == ALARM]
         start = when(min(one.first.time_ns for one in alarms)) if alarms else "none"
@@ -90,7 +100,7 @@ def _most(found: Sequence[Summary]) -> str:
 
 
 def _overview(summaries: Sequence[Summary], threshold: float) -> str:
-    header = ("column", "alarms", "in alarm", "drifted", "judged", "peak PSI", "peak evidence")
+    header = ("column", "alarms", "in alarm", "drifted", "judged", "peak score", "peak evidence")
     rows = [
         (
             one.column[1],
@@ -125,7 +135,7 @@ def _chart(one: Summary, trials: Sequence[Trial]) -> str:
     )
 
 
-def _svg(column: tuple[str, str], trials: Sequence[Trial]) -> str:
+def _svg(column: Column, trials: Sequence[Trial]) -> str:
     lines = [trial.timeline.lines(column) for trial in trials]
     first = lines[0]
     known = first.time_ns[np.isfinite(first.time_ns)]
@@ -133,7 +143,7 @@ def _svg(column: tuple[str, str], trials: Sequence[Trial]) -> str:
         return '<p class="dim">no rows</p>'
     begin, end = float(known[0]), float(known[-1])
     x = _LEFT + (first.time_ns - begin) / max(end - begin, 1.0) * (_WIDTH - _LEFT - _RIGHT)
-    thresholds = [trial.threshold for trial in trials]
+    thresholds = dict.fromkeys(trial.limit(column) for trial in trials)
     drawn = [*thresholds, *first.score[np.isfinite(first.score)].tolist()]
     highest = 1.08 * max(drawn)
     base, low = _TOP + _TALL, _TOP + _TALL + _GAP
@@ -151,7 +161,7 @@ def _svg(column: tuple[str, str], trials: Sequence[Trial]) -> str:
         parts.append(f'<path class="frame" d="M{_LEFT} {top}V{bottom}H{_WIDTH - _RIGHT}"/>')
     foot = low + _LOW + 14
     parts += [
-        f'<text x="0" y="{_TOP + 10}">PSI</text><text x="0" y="{base}">0</text>',
+        f'<text x="0" y="{_TOP + 10}">{trials[0].measure(column)}</text><text x="0" y="{base}">0</text>',
         f'<text x="0" y="{low + 10}">evid-</text><text x="0" y="{low + 22}">ence</text>',
         f'<text x="{_WIDTH - _RIGHT + 4}" y="{low + 0.2 * _LOW + 4:.1f}">alarm</text>',
         f'<text x="{_LEFT}" y="{foot}">{when(begin)}</text>',

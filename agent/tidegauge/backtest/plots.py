@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tidegauge.backtest.page import Trial
+from tidegauge.backtest.timeline import Column
 
 MOST = 100
 """Columns drawn, worst first."""
@@ -33,15 +34,15 @@ def draw(folder: Path, trials: Sequence[Trial]) -> int:
     return len(summaries)
 
 
-def _column(figure: object, column: tuple[str, str], trials: Sequence[Trial]) -> None:
+def _column(figure: object, column: Column, trials: Sequence[Trial]) -> None:
     score, evidence = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))  # type: ignore[attr-defined]
     first = trials[0].timeline.lines(column)
     times = np.nan_to_num(first.time_ns).astype("int64").astype("datetime64[ns]")
     score.plot(times, first.null_quantile, color="0.6", label="95 % quantile without drift")
-    score.plot(times, first.score, color="tab:blue", label="PSI")
+    score.plot(times, first.score, color="tab:blue", label=trials[0].measure(column))
     for trial in trials:
         lines = trial.timeline.lines(column)
-        score.axhline(trial.threshold, color="tab:red", linestyle="--", linewidth=1)
+        score.axhline(trial.limit(column), color="tab:red", linestyle="--", linewidth=1)
         evidence.plot(times, np.minimum(lines.evidence, 1.25), label=f"threshold {trial.threshold:g}")
     evidence.axhline(1.0, color="tab:red", linestyle="--", linewidth=1)
     for axes in (score, evidence):
@@ -49,7 +50,7 @@ def _column(figure: object, column: tuple[str, str], trials: Sequence[Trial]) ->
         where = {"where": first.alarm == 1, "step": "post", "transform": axes.get_xaxis_transform()}
         axes.fill_between(times, 0, 1, **where, color="tab:red", alpha=0.15, linewidth=0, label=label)
     score.set_title(column[1])
-    score.set_ylabel("PSI")
+    score.set_ylabel(trials[0].measure(column))
     score.set_ylim(bottom=0)
     score.legend(loc="upper left", fontsize="small")
     evidence.set_ylabel("evidence")

@@ -17,23 +17,31 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Layout, layout_of
 from tidegauge.metric import Metric, Number
-from tidegauge.processors.drift import Drift
-from tidegauge.processors.evidence import PRIMARY
-from tidegauge.processors.report import BESIDE, family
-from tidegauge.profile import Reference
+from tidegauge.processors.drift.drift import Drift
+from tidegauge.processors.drift.evidence import PRIMARY
+from tidegauge.processors.drift.report import BESIDE, family
+from tidegauge.profile import Embedding, Profile, Reference
+from tidegauge.stats import embedding
 
 KEYS = {"feature": "feature", "prediction": "output"}
 """Metrics' prefixes, and the attribute with the column's name."""
 
+SCORES = (PRIMARY, embedding.STATISTICS[embedding.MMD])
+"""Statistics that are scores: of bins, and of embeddings. A column has one of them."""
+
 
 class Evaluation(NamedTuple):
-    """What was said of one column at the end of one pane. Numbers are NaN where they were not told."""
+    """What was said of one column at the end of one pane. Numbers are NaN where they were not told.
+
+    `statistic` says what the score is: `psi`, of an embedding `mmd`; empty without one.
+    """
 
     time_ns: int
     kind: str  # feature or prediction
     column: str
     rows: float
     missing: float
+    statistic: str
     score: float
     null_quantile: float
     p_value: float
@@ -106,14 +114,18 @@ def replay(
 
 
 def columns(reference: Reference, settings: Settings) -> list[tuple[str, str]]:
-    """Kind and name of each column that is watched."""
-    return [(family(one.role)[0], one.name) for one in reference.profiles[: settings.max_features]]
+    """Kind and name of each column that is watched, embeddings last."""
+    watched: tuple[Profile | Embedding, ...] = (
+        *reference.profiles[: settings.max_features],
+        *reference.embeddings[: settings.multivariate.max_embeddings],
+    )
+    return [(family(one.role)[0], one.name) for one in watched]
 
 
 def evaluations(metrics: Iterable[Metric], time_ns: int) -> list[Evaluation]:
     """What metrics say of `drift.window`, column by column."""
     told: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    reasons: dict[tuple[str, str], str] = {}
+    texts: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for metric in metrics:
         kind, _, what = metric.name.partition(".")
         if kind not in KEYS or what not in _TOLD:
@@ -124,13 +136,12 @@ def evaluations(metrics: Iterable[Metric], time_ns: int) -> list[Evaluation]:
                 isinstance(point, Number)
                 and "window" not in at
                 and at.keys().isdisjoint(BESIDE)
-                and at.get("statistic", PRIMARY) == PRIMARY
+                and at.get("statistic", PRIMARY) in SCORES
             ):
                 where = kind, at[KEYS[kind]]
                 told[where][what] = point.value
-                if "reason" in at:
-                    reasons[where] = at["reason"]
-    return [_evaluation(where, values, reasons.get(where, ""), time_ns) for where, values in told.items()]
+                texts[where].update((key, at[key]) for key in ("reason", "statistic") if key in at)
+    return [_evaluation(where, values, texts[where], time_ns) for where, values in told.items()]
 
 
 _TOLD = {
@@ -146,7 +157,9 @@ _TOLD = {
 }
 
 
-def _evaluation(where: tuple[str, str], told: Mapping[str, float], reason: str, time_ns: int) -> Evaluation:
+def _evaluation(
+    where: tuple[str, str], told: Mapping[str, float], texts: Mapping[str, str], time_ns: int
+) -> Evaluation:
     def value(name: str) -> float:
         return told.get(name, math.nan)
 
@@ -155,11 +168,12 @@ def _evaluation(where: tuple[str, str], told: Mapping[str, float], reason: str, 
         *where,
         rows=value("window.rows"),
         missing=value("missing"),
+        statistic=texts.get("statistic", ""),
         score=value("drift.score"),
         null_quantile=value("drift.null_quantile"),
         p_value=value("drift.p_value"),
         is_drifted=value("drifted") == 1,
         evidence=value("drift.evidence"),
         is_alarming=value("drift.alarm") == 1,
-        unjudged=reason,
+        unjudged=texts.get("reason", ""),
     )

@@ -115,7 +115,7 @@ class Timeline:
         return Lines(*steps[: -(-self.looks // self._per_step)].T)
 
     def summaries(self) -> list[Summary]:
-        """Every column, worst first: most often in alarm, nearest to one, largest score."""
+        """Every column, worst first: most often in alarm, or drifted, nearest to an alarm, largest score."""
         found = []
         for row, column in enumerate(self.columns):
             mine = [one for one in self.episodes if (one.first.kind, one.first.column) == column]
@@ -151,7 +151,7 @@ class Timeline:
 def _badness(one: Summary) -> tuple[float, ...]:
     return tuple(
         float(np.nan_to_num(value, nan=-1.0))
-        for value in (one.alarming, one.peak_evidence, one.drifted, one.peak_score)
+        for value in (one.alarming, one.drifted, one.peak_evidence, one.peak_score)
     )
 
 

@@ -49,7 +49,11 @@ def moves(moved: list[Moved]) -> str:
 def why(episode: Episode) -> str:
     """The evidence at an episode's start."""
     one = episode.first
-    parts = [f"PSI {figure(one.score)}"] if math.isfinite(one.score) else [f"not judged: {one.unjudged}"]
+    parts = (
+        [f"{one.statistic.upper()} {figure(one.score)}"]
+        if math.isfinite(one.score)
+        else [f"not judged: {one.unjudged}"]
+    )
     if math.isfinite(one.null_quantile):
         parts.append(f"without drift below {figure(one.null_quantile)} in 95 %")
     if math.isfinite(one.p_value):

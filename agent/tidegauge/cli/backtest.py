@@ -28,6 +28,7 @@ from tidegauge.cli import sources
 from tidegauge.cli.building import progress_bar
 from tidegauge.config import Drift as Settings
 from tidegauge.layout import LayoutError
+from tidegauge.processors.drift.report import family
 from tidegauge.profile import ProfileError, Reference
 from tidegauge.units import duration_text
 
@@ -75,14 +76,23 @@ class _Backtest:
     """A backtest: its trials, and how they are told."""
 
     def __init__(self, reference: Reference, settings: Settings, thresholds: Sequence[float]) -> None:
-        # Verdicts and alarms are those of `drift.window`; the other windows would only be computed.
-        alone = msgspec.structs.replace(settings, other_windows=())
+        # Verdicts and alarms are those of `drift.window`; all else would only be computed.
+        alone = msgspec.structs.replace(
+            settings,
+            other_windows=(),
+            other_baselines=(),
+            detectors=(),
+            slices=msgspec.structs.replace(settings.slices, max_columns=0),
+            multivariate=msgspec.structs.replace(settings.multivariate, sample_rows=0),
+        )
         self._reference, self._settings = reference, alone
         self._replays = [
             Replay(reference, msgspec.structs.replace(alone, threshold=one)) for one in thresholds
         ]
         watched = columns(reference, alone)
-        self._trials = [Trial(one, Timeline(watched)) for one in thresholds]
+        embeddings = frozenset((family(one.role)[0], one.name) for one in reference.embeddings)
+        mmd = settings.multivariate.mmd_threshold
+        self._trials = [Trial(one, Timeline(watched), mmd, embeddings) for one in thresholds]
         self._survey: Survey | None = None
 
     def play(
@@ -188,8 +198,8 @@ def _table(trial: Trial) -> Table:
     table = Table(title=f"threshold {figure(trial.threshold)}, worst first")
     table.add_column("column", overflow="fold")
     table.add_column("first alarm", no_wrap=True, min_width=20)
-    for heading in ("alarms", "in alarm", "drifted", "judged", "peak PSI"):
-        table.add_column(heading, justify="right")
+    for heading in ("alarms", "in\nalarm", "drifted", "judged", "peak\nscore"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in trial.timeline.summaries():
         start = when(one.why.first.time_ns) if one.alarms and one.why else ""
         numbers = (percent(one.alarming), percent(one.drifted), percent(one.judged), figure(one.peak_score))
@@ -203,7 +213,7 @@ def _compared(trials: Sequence[Trial]) -> Table:
     for heading in ("threshold", "columns in alarm", "alarms", "in alarm"):
         table.add_column(heading, justify="right")
     table.add_column("first alarm", no_wrap=True, min_width=20)
-    for threshold, timeline in trials:
+    for threshold, timeline, *_ in trials:
         alarms = [one for one in timeline.episodes if one.what == ALARM]
         start = when(min(one.first.time_ns for one in alarms)) if alarms else "none"
         named = {(one.first.kind, one.first.column) for one in alarms}
@@ -213,8 +223,8 @@ def _compared(trials: Sequence[Trial]) -> Table:
 
 
 _FIELDS = (
-    *("threshold", "model", "version", "kind", "column", "what", "begin", "end", "evaluations", "score"),
-    *("peak_score", "null_quantile", "p_value", "rows", "missing", "moved"),
+    *("threshold", "model", "version", "kind", "column", "what", "begin", "end", "evaluations", "statistic"),
+    *("score", "peak_score", "null_quantile", "p_value", "rows", "missing", "moved"),
 )
 
 
@@ -225,6 +235,7 @@ def _row(threshold: float, reference: Reference, episode: Episode) -> dict[str, 
         when(one.time_ns),
         None if episode.end_ns is None else when(episode.end_ns),
         episode.evaluations,
+        one.statistic,
         *map(_number, (one.score, episode.peak, one.null_quantile, one.p_value, one.rows, one.missing)),
         [moved._asdict() for moved in episode.moved],
     )

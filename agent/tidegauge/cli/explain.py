@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import NamedTuple
 
 import click
 import msgspec
@@ -18,10 +17,12 @@ from tidegauge.backtest.replay import KEYS, Evaluation, evaluations
 from tidegauge.backtest.timeline import Moved, moved, shares
 from tidegauge.backtest.wording import figure, moves, percent, when
 from tidegauge.cli import slices
+from tidegauge.cli.beside import beside
 from tidegauge.cli.histograms import side_by_side
+from tidegauge.cli.seen import Seen
+from tidegauge.cli.together import together
 from tidegauge.identity import Identity
-from tidegauge.metric import Metric, Number
-from tidegauge.processors.report import BESIDE
+from tidegauge.metric import Metric
 from tidegauge.snapshot import Snapshot
 
 _REASONS = {
@@ -31,23 +32,6 @@ _REASONS = {
     "type_changed": "it is of another type than in the reference",
     "embedding": "embeddings have no bins",
 }
-
-
-class _Seen(NamedTuple):
-    """What a snapshot says of one identity."""
-
-    identity: Identity
-    metrics: tuple[Metric, ...]
-    tables: tuple[Metric, ...]
-
-    def numbers(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        """Those of the reference proper."""
-        for metric in self.metrics:
-            if metric.name == name:
-                for point in metric.points:
-                    at = dict(point.attributes)
-                    if isinstance(point, Number) and at.keys().isdisjoint(BESIDE):
-                        yield at, point.value
 
 
 def explain(
@@ -67,12 +51,14 @@ def explain(
             slices.explain(console, seen.tables, part, feature)
         elif one is None:
             _overview(console, seen, found)
+            for what, text in together(seen):
+                _say(console, what, text)
             slices.overview(console, seen.tables)
         else:
             _column(console, seen, one)
 
 
-def _find(snapshot: Snapshot, model: str, version: str | None) -> list[_Seen]:
+def _find(snapshot: Snapshot, model: str, version: str | None) -> list[Seen]:
     identities = {
         Identity(*(at.get(name, "") for name in Identity._fields)): None
         for metric in snapshot.metrics
@@ -88,7 +74,7 @@ def _find(snapshot: Snapshot, model: str, version: str | None) -> list[_Seen]:
     mine = [one for one in identities if one.model == model and version in (None, one.version)]
     if mine:
         return [
-            _Seen(
+            Seen(
                 one,
                 *(tuple(_of(metric, one) for metric in told) for told in (snapshot.metrics, snapshot.tables)),
             )
@@ -122,7 +108,7 @@ def _of(metric: Metric, identity: Identity) -> Metric:
     return msgspec.structs.replace(metric, points=mine)
 
 
-def _head(console: Console, seen: _Seen, snapshot: Snapshot) -> None:
+def _head(console: Console, seen: Seen, snapshot: Snapshot) -> None:
     name = " ".join(part for part in seen.identity if part)
     alarm = next((value for _, value in seen.numbers("model.drift.alarm")), None)
     state = {None: "learning how much panes vary", 0.0: "no alarm", 1.0: "in alarm"}[alarm]
@@ -130,8 +116,10 @@ def _head(console: Console, seen: _Seen, snapshot: Snapshot) -> None:
     _say(console, name, f"{state}; reference of {rows}; seen at {when(snapshot.time_ns)}")
     limits = {at["limit"]: value for at, value in seen.numbers("model.drift.limit")}
     if limits:
-        text = "judged from {min_rows:,.0f} rows on; drifted from PSI {threshold:g} on, where significant"
-        _say(console, "verdicts", text.format(**limits))
+        text = "judged from {min_rows:,.0f} rows on; drifted from PSI {threshold:g} on"
+        if "mmd_threshold" in limits:
+            text += ", embeddings from MMD {mmd_threshold:g} on"
+        _say(console, "verdicts", f"{text}, where significant".format(**limits))
 
 
 def _say(console: Console, what: str, text: str) -> None:
@@ -146,11 +134,11 @@ def _verdict(one: Evaluation) -> str:
     return "drifted" if one.is_drifted else "steady"
 
 
-def _overview(console: Console, seen: _Seen, found: Sequence[Evaluation]) -> None:
+def _overview(console: Console, seen: Seen, found: Sequence[Evaluation]) -> None:
     table = Table()
     table.add_column("column", overflow="fold", min_width=12)
     table.add_column("verdict", no_wrap=True)
-    for heading in ("PSI", "95 % null", "p", "evidence", "rows"):
+    for heading in ("score", "95 % null", "p", "evidence", "rows"):
         table.add_column(heading, justify="right", no_wrap=True)
     ranked = sorted(found, key=_goodness)
     for one in ranked:
@@ -165,7 +153,8 @@ def _overview(console: Console, seen: _Seen, found: Sequence[Evaluation]) -> Non
     console.print(table)
     for one in ranked:
         if one.is_drifted or one.is_alarming:
-            _say(console, one.column, f"moved most: {moves(moved(seen.metrics, one.kind, one.column))}")
+            if most := moves(moved(seen.metrics, one.kind, one.column)):
+                _say(console, one.column, f"moved most: {most}")
         elif one.unjudged:
             _say(console, one.column, f"not judged: {_REASONS.get(one.unjudged, one.unjudged)}")
     for name, reason in _skipped(seen).items():
@@ -176,7 +165,7 @@ def _goodness(one: Evaluation) -> tuple[bool, bool, float]:
     return not one.is_alarming, not one.is_drifted, -one.score if math.isfinite(one.score) else math.inf
 
 
-def _skipped(seen: _Seen) -> dict[str, str]:
+def _skipped(seen: Seen) -> dict[str, str]:
     return {
         at[key]: at.get("reason", "")
         for kind, key in KEYS.items()
@@ -184,7 +173,7 @@ def _skipped(seen: _Seen) -> dict[str, str]:
     }
 
 
-def _named(seen: _Seen, found: Sequence[Evaluation], feature: str) -> Evaluation:
+def _named(seen: Seen, found: Sequence[Evaluation], feature: str) -> Evaluation:
     for one in found:
         if one.column == feature:
             return one
@@ -195,15 +184,16 @@ def _named(seen: _Seen, found: Sequence[Evaluation], feature: str) -> Evaluation
     raise _unknown("column", feature, {one.column for one in found} | skipped.keys())
 
 
-def _column(console: Console, seen: _Seen, one: Evaluation) -> None:
+def _column(console: Console, seen: Seen, one: Evaluation) -> None:
     _say(console, one.column, "; ".join((_verdict(one), *_sentences(one))))
-    console.print(_histograms(seen, one))
+    if _bins(seen, one, "reference.count"):
+        console.print(_histograms(seen, one))
     if unseen := ", ".join(_unseen(seen, one)):
         _say(console, "most frequent of those that the reference lacks", unseen)
     if not one.unjudged:
         console.print(_statistics(seen, one))
-    if windows := _windows(seen, one):
-        console.print(windows)
+    if others := beside(seen, one):
+        console.print(others)
 
 
 def _sentences(one: Evaluation) -> Iterator[str]:
@@ -211,8 +201,8 @@ def _sentences(one: Evaluation) -> Iterator[str]:
         yield f"{_REASONS.get(one.unjudged, one.unjudged)} ({one.rows:,.0f} rows)"
     else:
         yield (
-            f"PSI {figure(one.score)}; without drift it stays below {figure(one.null_quantile)} in 95 % of "
-            f"windows of {one.rows:,.0f} rows; p {figure(one.p_value)}"
+            f"{one.statistic.upper()} {figure(one.score)}; without drift it stays below "
+            f"{figure(one.null_quantile)} in 95 % of windows of {one.rows:,.0f} rows; p {figure(one.p_value)}"
         )
     if math.isfinite(one.evidence):
         yield f"evidence of drift over time: {percent(one.evidence)} of what makes an alarm"
@@ -220,13 +210,13 @@ def _sentences(one: Evaluation) -> Iterator[str]:
         yield f"{percent(one.missing)} of the rows have no value"
 
 
-def _unseen(seen: _Seen, one: Evaluation) -> Iterator[str]:
+def _unseen(seen: Seen, one: Evaluation) -> Iterator[str]:
     for at, rows in seen.numbers(f"{one.kind}.unseen.category.rows"):
         if at.get(KEYS[one.kind]) == one.column:
             yield f"{at['category']} ({rows:,.0f} rows at least)"
 
 
-def _histograms(seen: _Seen, one: Evaluation) -> Table:
+def _histograms(seen: Seen, one: Evaluation) -> Table:
     reference, window = (_bins(seen, one, what) for what in ("reference.count", "window.count"))
     all_shares = {move.bin: move for move in shares(reference, window)}
     shown = [all_shares.get(name) or _only(name, reference) for name in reference]
@@ -238,12 +228,12 @@ def _only(name: str, reference: dict[str, float]) -> Moved:
     return Moved(name, reference[name] / (sum(reference.values()) or 1.0), 0.0, 0.0)
 
 
-def _bins(seen: _Seen, one: Evaluation, what: str) -> dict[str, float]:
+def _bins(seen: Seen, one: Evaluation, what: str) -> dict[str, float]:
     key = KEYS[one.kind]
     return {at["bin"]: value for at, value in seen.numbers(f"{one.kind}.{what}") if at.get(key) == one.column}
 
 
-def _statistics(seen: _Seen, one: Evaluation) -> Table:
+def _statistics(seen: Seen, one: Evaluation) -> Table:
     told: dict[str, dict[str, float]] = {}
     for name in ("statistic", "null_quantile", "p_value"):
         for at, value in seen.numbers(f"{one.kind}.drift.{name}"):
@@ -257,25 +247,4 @@ def _statistics(seen: _Seen, one: Evaluation) -> Table:
         cells = (figure(values.get(name, math.nan)) for name in ("statistic", "null_quantile", "p_value"))
         style = "" if values.get("p_value", 1.0) >= 0.05 else "bold"
         table.add_row(statistic, *cells, style=style)
-    return table
-
-
-def _windows(seen: _Seen, one: Evaluation) -> Table | None:
-    """The other windows' scores, where there are any."""
-    told: dict[str, dict[str, float | str]] = {}
-    for name in ("drift.score", "drift.null_quantile", "drift.p_value", "drifted", "drift.unjudged"):
-        for at, value in seen.numbers(f"{one.kind}.{name}"):
-            mine = at.get(KEYS[one.kind]) == one.column and at.get("statistic", "psi") == "psi"
-            if mine and "window" in at:
-                told.setdefault(at["window"], {})[name] = at.get("reason", value)
-    if not told:
-        return None
-    table = Table()
-    for heading in ("window", "PSI", "95 % without drift", "p", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("window", "verdict") else "right")
-    for window, values in told.items():
-        cells = (values.get(f"drift.{name}", math.nan) for name in ("score", "null_quantile", "p_value"))
-        reason = values.get("drift.unjudged")
-        verdict = f"not judged: {reason}" if reason else "drifted" if values.get("drifted") == 1 else "steady"
-        table.add_row(window, *(figure(float(cell)) for cell in cells), verdict)
     return table

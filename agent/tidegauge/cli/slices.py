@@ -44,10 +44,11 @@ class _Column(NamedTuple):
 
 def overview(console: Console, tables: Sequence[Metric]) -> None:
     """Print the slices, worst first; nothing where there are none."""
-    told = [(name, sorted(_columns(table), key=_goodness)) for name, table in _named(tables).items()]
+    ranked = ((name, sorted(_columns(table), key=_goodness)) for name, table in _named(tables).items())
+    told = [(name, columns) for name, columns in ranked if columns]
     if not told:
         return
-    drawn = _drawn("slice", "drifted", "of", "worst column", "PSI", "95 % null", "rows")
+    drawn = _drawn("slice", "drifted", "of", "worst\ncolumn", "PSI", "95 % null", "rows")
     told.sort(key=lambda one: (one[1][0].goodness, one[0]))
     for name, (worst, *others) in told[:SLICES]:
         drifted = sum(column.drifted == 1 for column in (worst, *others))
@@ -71,6 +72,10 @@ def explain(console: Console, tables: Sequence[Metric], name: str, feature: str 
         near = get_close_matches(name, known, cutoff=0.5) or sorted(known)[:10]
         hint = f"did you mean {' or '.join(near)}?" if near else "no segment column was received"
         raise click.ClickException(f"there is no slice {name!r}; {hint}")
+    if feature not in (None, *known[name].columns):
+        raise click.ClickException(
+            f"{feature} has no statistics in {name}: embeddings and the slice's own column have none"
+        )
     drawn = _drawn("column", "verdict", "PSI", "95 % null", "p", "rows")
     for column in sorted(_columns(known[name]), key=_goodness):
         if feature in (None, column.name):
@@ -89,7 +94,7 @@ def explain(console: Console, tables: Sequence[Metric], name: str, feature: str 
 def _drawn(*headings: str) -> Drawn:
     drawn = Drawn()
     for heading in headings:
-        is_text = heading in ("slice", "column", "worst column", "verdict")
+        is_text = heading in ("slice", "column", "worst\ncolumn", "verdict")
         drawn.add_column(heading, justify="left" if is_text else "right", overflow="fold")
     return drawn
 

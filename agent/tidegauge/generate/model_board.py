@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidegauge.generate import marks
+from tidegauge.generate import drift_rows, marks
 from tidegauge.generate.dashboard import Dashboard, Row, Variable, link
 from tidegauge.generate.marks import RATE, of_model
 from tidegauge.generate.panel import Panel, Query
@@ -25,6 +25,7 @@ def board(plan: Plan) -> Dashboard:
         Row("Where the time goes", _time()),
         Row("Timings that the server tells", _timings()),
         Row("Drift", _drift(plan)),
+        *drift_rows.rows(),
         Row("Data", _quality()),
     )
     return Dashboard(
@@ -79,6 +80,15 @@ def _health() -> tuple[Panel, ...]:
             at_most=1,
             width=12,
             about="While there is a symptom: how strong the evidence is.",
+        ),
+        Panel(
+            title="What goes before latency, errors and drift",
+            queries=(
+                Query(f"topk(10, abs({of_model('signal_lagged_correlation')}))", "{{signal}} → {{symptom}}"),
+            ),
+            at_most=1,
+            width=24,
+            about="Rank correlations over health.window; signal_lag_seconds has by how much.",
         ),
     )
 

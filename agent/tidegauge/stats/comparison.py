@@ -189,6 +189,45 @@ def _shifts(moments: Any, mean: Any, square: Any, noise: Any, value: Any, p: Any
         quantile[VARIANCE] = 0.5 * math.log1p(1.959963984540054 * error)
 
 
+@numba.njit(f"void({_V}, {_V}, float64, float64[::1], {_R}, {_R}, {_R})", cache=True, nogil=True)
+def _divergences(a: Any, b: Any, noise: Any, limits: Any, value: Any, p: Any, quantile: Any) -> None:
+    """What is about chi-square without drift, scaled."""
+    chi2, degrees = distances.chi_square(a, b)
+    value[PSI], value[JS] = distances.psi(a, b), distances.js(a, b)
+    value[HELLINGER] = distances.hellinger(a, b)
+    value[CHI2], value[G] = chi2, distances.g_test(a, b)
+    limit = limits[degrees]
+    quantile[PSI] = noise * limit
+    quantile[JS] = quantile[HELLINGER] = math.sqrt(noise * limit / 8)
+    quantile[CHI2] = quantile[G] = limit
+    for place, statistic in (
+        (PSI, value[PSI] / noise),
+        (JS, 8.0 * value[JS] ** 2 / noise),
+        (HELLINGER, 8.0 * value[HELLINGER] ** 2 / noise),
+        (CHI2, chi2),
+        (G, value[G]),
+    ):
+        p[place] = distances.chi_square_p_value(statistic, np.float64(degrees))
+
+
+@numba.njit(f"void({_V}, {_V}, {_M}, {_M}, float64, {_R}, {_R}, {_R}, {_R})", cache=True, nogil=True)
+def _ranks(
+    a: Any, b: Any, squared: Any, tables: Any, root: Any, tails: Any, value: Any, p: Any, quantile: Any
+) -> None:
+    """What needs an order of the bins and no values."""
+    value[KS] = distances.ks(a, b)
+    _simulated(value, p, quantile, KS, tables[nulls.KS], root, tails)
+    if p[KS] <= tails[-1]:
+        # Beyond what was simulated Kolmogorov's series goes on; on bins it errs upwards.
+        p[KS] = min(p[KS], distances.ks_p_value(value[KS], a.sum(), b.sum()))
+    value[CVM] = distances.cramer_von_mises(a, b)
+    value[AD] = distances.anderson_darling(a, b)
+    for place, which in ((CVM, 0), (AD, 1)):
+        null = squared[which]
+        p[place] = nulls.squared_p_value(value[place], null[0], null[1], null[2])
+        quantile[place] = null[3]
+
+
 @numba.njit(
     f"void({_V}, int64[:, ::1], {_M}, {_M}, float64[:, :, ::1], float64[:, :, ::1], boolean[::1],"
     f"float64[::1], int64[:, ::1], {_M}, float64[::1], {_V}, boolean, float64[::1], {_M}, {_M}, {_M})",
@@ -215,53 +254,23 @@ def _compare(
     quantiles: Any,
 ) -> None:
     for row in range(len(bins)):
-        a, b = reference[row, : bins[row]], window[row, : bins[row]]
+        used = bins[row]
+        a, b = reference[row, :used], window[row, :used]
         n, m = a.sum(), b.sum()
         if n == 0 or m == 0:
             continue
         noise = 1.0 / n + 1.0 / m
-        value, p, quantile = values[row], p_values[row], quantiles[row]
-        chi2, degrees = distances.chi_square(a, b)
-        value[PSI], value[JS] = distances.psi(a, b), distances.js(a, b)
-        value[HELLINGER] = distances.hellinger(a, b)
-        value[CHI2], value[G] = chi2, distances.g_test(a, b)
-        limit = limits[degrees]
-        scaled = noise * limit
-        quantile[PSI], quantile[JS], quantile[HELLINGER] = (
-            scaled,
-            math.sqrt(scaled / 8),
-            math.sqrt(scaled / 8),
-        )
-        quantile[CHI2] = quantile[G] = limit
-        for place, statistic in (
-            (PSI, value[PSI] / noise),
-            (JS, 8.0 * value[JS] ** 2 / noise),
-            (HELLINGER, 8.0 * value[HELLINGER] ** 2 / noise),
-            (CHI2, chi2),
-            (G, value[G]),
-        ):
-            p[place] = distances.chi_square_p_value(statistic, np.float64(degrees))
-        value[TV], value[LINF] = distances.total_variation(a, b), distances.l_infinity(a, b)
         root = math.sqrt(noise)
+        value, p, quantile = values[row], p_values[row], quantiles[row]
+        _divergences(a, b, noise, limits, value, p, quantile)
+        value[TV], value[LINF] = distances.total_variation(a, b), distances.l_infinity(a, b)
         _simulated(value, p, quantile, TV, tables[row, nulls.TOTAL_VARIATION], root, tails)
         _simulated(value, p, quantile, LINF, tables[row, nulls.L_INFINITY], root, tails)
         if not ordered:
             continue
-        value[KS] = distances.ks(a, b)
-        _simulated(value, p, quantile, KS, tables[row, nulls.KS], root, tails)
-        if p[KS] <= tails[-1]:
-            # Beyond what was simulated Kolmogorov's series goes on; on bins it errs upwards.
-            p[KS] = min(p[KS], distances.ks_p_value(value[KS], n, m))
-        value[CVM] = distances.cramer_von_mises(a, b)
-        value[AD] = distances.anderson_darling(a, b)
-        for place, which in ((CVM, 0), (AD, 1)):
-            null = squared[row, which]
-            p[place] = nulls.squared_p_value(value[place], null[0], null[1], null[2])
-            quantile[place] = null[3]
+        _ranks(a, b, squared[row], tables[row], root, tails, value, p, quantile)
         if is_finite[row] and infinite[row] == 0:
-            moved = distances.wasserstein(
-                a, reference_sums[row, : bins[row]], b, window_sums[row, : bins[row]]
-            )
+            moved = distances.wasserstein(a, reference_sums[row, :used], b, window_sums[row, :used])
             deviation = math.sqrt(moments[row, 1]) if moments[row, 1] > 0 else np.nan
             if moved < np.inf:
                 value[W1] = moved
