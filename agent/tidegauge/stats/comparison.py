@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from tidegauge.stats import distances, nulls
+from tidegauge.stats import distances, nulls, psi_null
 
 STATISTICS = (
     "psi",
@@ -197,11 +197,10 @@ def _divergences(a: Any, b: Any, noise: Any, limits: Any, value: Any, p: Any, qu
     value[HELLINGER] = distances.hellinger(a, b)
     value[CHI2], value[G] = chi2, distances.g_test(a, b)
     limit = limits[degrees]
-    quantile[PSI] = noise * limit
+    p[PSI], quantile[PSI] = psi_null.judged(value[PSI], a, b, degrees, limit)
     quantile[JS] = quantile[HELLINGER] = math.sqrt(noise * limit / 8)
     quantile[CHI2] = quantile[G] = limit
     for place, statistic in (
-        (PSI, value[PSI] / noise),
         (JS, 8.0 * value[JS] ** 2 / noise),
         (HELLINGER, 8.0 * value[HELLINGER] ** 2 / noise),
         (CHI2, chi2),
@@ -304,11 +303,8 @@ def psi_rows(
 def _psi_rows(bins: Any, before: Any, window: Any, limits: Any, found: Any) -> None:
     for row in range(len(bins)):
         a, b = before[row, : bins[row]], window[row, : bins[row]]
-        n, m = a.sum(), b.sum()
-        if n == 0 or m == 0:
+        if a.sum() == 0 or b.sum() == 0:
             continue
-        noise = 1.0 / n + 1.0 / m
         degrees = distances.chi_square(a, b)[1]
         found[row, 0] = distances.psi(a, b)
-        found[row, 1] = distances.chi_square_p_value(found[row, 0] / noise, np.float64(degrees))
-        found[row, 2] = noise * limits[degrees]
+        found[row, 1], found[row, 2] = psi_null.judged(found[row, 0], a, b, degrees, limits[degrees])
