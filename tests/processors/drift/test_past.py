@@ -208,6 +208,45 @@ def test_a_baseline_is_what_a_list_of_rows_in_those_hours_would_be(steps, kind):
         assert found.counts.sum() == found.counts[0, 3] == sum(over[h] for h in mine)
 
 
+def test_hours_at_the_ends_of_a_window_count_in_proportion():
+    settings = structs.replace(SETTINGS, other_baselines=(Baseline.SEASONAL,), panes=12)
+    tables = Tables(REFERENCE)
+    past = Past(tables, settings)
+    for hour, place in ((MONDAY, 1), (MONDAY + 1, 2), (MONDAY + 2, 3)):
+        pane = Counts(tables)
+        pane.counts[0, place] = 600
+        past.add(Closed(hour * HOUR_NS, pane))
+    minute = HOUR_NS // 60
+    found = past.before(
+        Baseline.SEASONAL, (MONDAY + WEEK) * HOUR_NS + 50 * minute, (MONDAY + WEEK + 1) * HOUR_NS
+    )
+    assert found is not None
+    assert found.counts[0, 1:4].tolist() == [100, 0, 0]
+    begin = (MONDAY + WEEK) * HOUR_NS + 45 * minute
+    found = past.before(Baseline.SEASONAL, begin, begin + 50 * minute)
+    assert found is not None
+    assert found.counts[0, 1:4].tolist() == [150, 350, 0]
+    assert past.before(Baseline.SEASONAL, begin, begin + 80 * minute) is None  # the third is not over
+
+
+@pytest.mark.parametrize(("window", "panes"), [("1d", 12), ("36h", 24), ("1d", 24)])
+def test_windows_of_longer_panes_have_a_season(window, panes):
+    """Panes of two hours, and of an hour and a half, begin in some hours only."""
+    settings = structs.replace(
+        SETTINGS, other_baselines=(Baseline.SEASONAL,), window=Duration(window), panes=panes
+    )
+    tables, width = Tables(REFERENCE), int(Duration(window) * 1e9) // panes
+    past = Past(tables, settings)
+    for number in range(MONDAY * HOUR_NS // width, (MONDAY + WEEK + 48) * HOUR_NS // width):
+        pane = Counts(tables)
+        pane.counts[0, 3] = 100
+        past.add(Closed(number * width, pane))
+    end = (MONDAY + WEEK + 40) * HOUR_NS // width * width
+    found = past.before(Baseline.SEASONAL, end - panes * width, end)
+    assert found is not None
+    assert found.counts.sum() == pytest.approx(panes * 100, rel=0.05)
+
+
 def test_the_past_is_bounded():
     settings = structs.replace(SETTINGS, other_baselines=(Baseline.ROLLING,), rolling_period=Duration("1d"))
     tables = Tables(REFERENCE)

@@ -144,8 +144,9 @@ class Counts:
 
     def __iadd__(self, other: Counts) -> Self:
         self.counts += other.counts
-        self.sums += other.sums
-        self.squares += other.squares
+        with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest double
+            self.sums += other.sums
+            self.squares += other.squares
         self.tallies += other.tallies
         self.categories += other.categories
         self.missing += other.missing

@@ -66,6 +66,8 @@ class Past:
     def __init__(self, tables: Tables, settings: Settings) -> None:
         self._tables = tables
         kinds = settings.other_baselines
+        # What is told of an hour: of longer panes it is one that begins in it.
+        self._span_ns = max(int(settings.window * 1e9) // settings.panes, HOUR_NS)
         self._rolling_ns = int(settings.rolling_period * 1e9)
         self._weeks = settings.seasonal_weeks if Baseline.SEASONAL in kinds else 0
         rolling = math.ceil(settings.rolling_period / 3600) if Baseline.ROLLING in kinds else 0
@@ -97,7 +99,8 @@ class Past:
         there is too little.
 
         `rolling`: the hours of `drift.rolling_period` that end before the window, from a day on.
-        `seasonal`: the hours of the week that the window touches, in the weeks before; each at least once.
+        `seasonal`: the hours of the week that the window touches, in the weeks before; each at least once,
+        and those at its ends in proportion.
         `fixed`: the rows of `drift.fixed_period`, once the window is behind it.
         """
         if kind is Baseline.FIXED:
@@ -108,12 +111,36 @@ class Past:
             enough = min(DAY, self._rolling_ns // HOUR_NS - 1)
             found = [hour for hour in self._hours if first <= hour <= last]
             return self._sum(found) if found and min(found) <= last - enough else None
-        touched = range(begin_ns // HOUR_NS, now_ns // HOUR_NS + 1)[:WEEK]
-        weeks = range(1, self._weeks + 1)
-        alike = [
-            [h for w in weeks if (h := hour - w * WEEK) in self._hours and h <= last] for hour in touched
-        ]
-        return self._sum(hour for hours in alike for hour in hours) if all(alike) else None
+        return self._alike(begin_ns, now_ns, last)
+
+    def _alike(self, begin_ns: int, now_ns: int, last: int) -> Before | None:
+        """The hours of the week of a window, in the weeks before, each in proportion to how much of it the
+        window touches: night and day are not in equal parts in a window that begins just before eight."""
+        missing = set(range(begin_ns // HOUR_NS, now_ns // HOUR_NS + 1)[:WEEK])
+        whole: list[int] = []
+        counts, categories = (np.zeros(part.shape) for part in self._fixed)
+        for week_ns in (week * WEEK * HOUR_NS for week in range(1, self._weeks + 1)):
+            begin, end = begin_ns - week_ns, now_ns - week_ns
+            for hour in range((begin - self._span_ns) // HOUR_NS + 1, min(end // HOUR_NS, last) + 1):
+                if hour not in self._hours:
+                    continue
+                first, over = hour * HOUR_NS, hour * HOUR_NS + self._span_ns
+                missing.difference_update(
+                    range((first + week_ns) // HOUR_NS, -(-(over + week_ns) // HOUR_NS))
+                )
+                share = (min(over, end) - max(first, begin)) / self._span_ns
+                if share == 1.0:
+                    whole.append(hour)
+                elif share > 0.0:
+                    counts += share * self._hours[hour].counts
+                    categories += share * self._hours[hour].categories
+        if missing:
+            return None
+        total = self._sum(whole)
+        return Before(
+            total.counts + np.rint(counts).astype(np.int64),
+            total.categories + np.rint(categories).astype(np.int64),
+        )
 
     def capture(self) -> PastState:
         """All of it. Hours that are over are never changed."""
@@ -225,5 +252,5 @@ def _psi_errors(tables: Tables, rows: Counts) -> npt.NDArray[np.float64]:
     reference = np.array([profile.rows for profile in tables.profiles], float)
     window = np.concatenate([rows.counts.sum(axis=1), rows.categories.sum(axis=1)])
     bins = np.concatenate([part.bins for part in tables.baselines])
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((1 / reference + 1 / window) * np.sqrt(2.0 * (bins - 1)))
