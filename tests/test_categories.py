@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegauge.categories import count, distinct
+from tidegauge.categories import count, distinct, numbered
 
 words = st.text("abäß\0 ", max_size=14)
 texts = st.lists(st.none() | words, max_size=60)
@@ -92,3 +93,12 @@ def test_a_value_that_a_dictionary_holds_twice_is_counted_once() -> None:
     found = count(column, pa.array(["b", "a"]))
     assert found.totals.tolist() == [2, 2, 0]
     assert found.missing == 0
+
+
+@given(texts, st.lists(words, unique=True, max_size=6))
+def test_a_number_is_the_place_among_the_known_ones(values, known):
+    found = numbered(pa.array(values, pa.string()), pa.array(known, pa.string()))
+    assert found.dtype == np.float32
+    places = {text: place for place, text in enumerate(known)}
+    expected = [np.nan if text is None else places.get(text, len(known)) for text in values]
+    np.testing.assert_array_equal(found, np.array(expected, np.float32))

@@ -33,6 +33,11 @@ def distinct(column: Column) -> tuple[Column, npt.NDArray[np.int64], int]:
     return texts, counts, missing
 
 
+def has_views(schema: pa.Schema) -> bool:
+    """Whether any column is to be spelled out."""
+    return any(not pa.types.is_dictionary(kind) and storage_type(kind) in _PLAIN for kind in schema.types)
+
+
 def spelled_out(rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows with plain strings in place of views, which Arrow cannot take or filter."""
     for index, kind in enumerate(rows.schema.types):
@@ -71,7 +76,9 @@ def count(column: Column, known: Column) -> Counted:
     """
     texts, counts, missing = distinct(column)
     found: Column = pc.index_in(texts, value_set=known)
-    codes = found.fill_null(len(known)).to_numpy(zero_copy_only=False)
+    # To fill what is not there takes as long as all the rest.
+    filled = found.fill_null(len(known)) if found.null_count else found
+    codes = filled.to_numpy(zero_copy_only=False)
     totals = np.zeros(len(known) + 1, np.int64)
     np.add.at(totals, codes, counts)
     if not totals[-1]:
@@ -112,5 +119,10 @@ def texts(column: Column) -> Column:
 def numbered(texts: Column, known: Column) -> npt.NDArray[np.float32]:
     """The place of each text among the k known ones, k for others, NaN for nulls: float32[rows]."""
     found: Column = pc.index_in(texts, value_set=known)
-    places = found.fill_null(len(known)).to_numpy(zero_copy_only=False).astype(np.float32)
-    return np.where(texts.is_valid().to_numpy(zero_copy_only=False), places, np.float32(np.nan))
+    places: npt.NDArray[np.float32] = found.to_numpy(zero_copy_only=False).astype(np.float32)  # nulls are NaN
+    if found.null_count > texts.null_count:
+        others = np.isnan(places)
+        if texts.null_count:
+            others &= texts.is_valid().to_numpy(zero_copy_only=False)
+        places[others] = len(known)
+    return places

@@ -128,12 +128,14 @@ def _keep(state, values):  # type: ignore[no-untyped-def]
             sums[begin + place] = state[_SUMS + first + place]
             squares[begin + place] = state[_SQUARES + first + place]
         pairs = max(held + coming - _MAX_BUCKETS + 1, 0) // 2
+        # Sizes are powers of two: to multiply by their reciprocals is to divide by them, to the last bit.
+        share, weight = 1.0 / size, 1.0 / (size + size)
         for pair in range(pairs):
             one = begin + 2 * pair
-            gap = sums[one] / size - sums[one + 1] / size
+            gap = sums[one] * share - sums[one + 1] * share
             joined_sums[_MAX_BUCKETS + pair] = sums[one] + sums[one + 1]
             joined_squares[_MAX_BUCKETS + pair] = (
-                squares[one] + squares[one + 1] + size * size * gap * gap / (size + size)
+                squares[one] + squares[one + 1] + size * size * gap * gap * weight
             )
         stay = held + coming - 2 * pairs
         for place in range(stay):

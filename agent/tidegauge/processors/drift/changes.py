@@ -117,10 +117,11 @@ class Changes:
             values = np.concatenate(
                 [source.read(*(batch.content.column(at) for at in source.columns)) for batch in waiting]
             )
-            rows = np.flatnonzero(np.isfinite(values))
-            if len(rows) < len(values):
+            rows, finite = None, np.isfinite(values)
+            if not finite.all():
+                rows = np.flatnonzero(finite)
                 values = values[rows]
-            for scale in source.scales if len(rows) else ():
+            for scale in source.scales if len(values) else ():
                 self._feed(waiting, source, scale, values, rows)
 
     def _feed(
@@ -129,13 +130,16 @@ class Changes:
         source: _Source,
         scale: _Scale,
         values: Floats,
-        rows: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64] | None,
     ) -> None:
+        """`rows` are those of the batches that `values` are of, None for all."""
         chosen = [name for name in scale.detectors if name in self._chosen]
         if not chosen:
             return
         with np.errstate(over="ignore"):
-            fed = np.clip((values - scale.origin) / scale.width, scale.least, scale.most)
+            fed = values - scale.origin
+            fed /= scale.width
+            np.clip(fed, scale.least, scale.most, out=fed)
         changes = np.empty(len(fed), np.int64)
         for name in chosen:
             key, detector = Key(source.of, source.output, name), _DETECTORS[name]
@@ -143,7 +147,8 @@ class Changes:
                 self._states[key] = detector.fresh()
             if count := detector.update(self._states[key], fed, changes):
                 self._counts[key] += count
-                self._times[key] = _time(batches, int(rows[changes[count - 1]]))
+                last = int(changes[count - 1])
+                self._times[key] = _time(batches, last if rows is None else int(rows[last]))
 
     def report(self, identity: Identity, points: Points) -> None:
         """Points of all detectors that have seen a value."""

@@ -8,11 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from tidegauge.batch import Batch, Records
-from tidegauge.categories import spelled_out
+from tidegauge.categories import has_views, spelled_out
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
+from tidegauge.layout import Layout
 from tidegauge.metric import Metric, Number, attributes
 from tidegauge.plain import Plain
 from tidegauge.processors.drift.checkpoint import DriftState, FirstRows, IdentityState, decode, fingerprint
@@ -69,6 +71,7 @@ class Drift:
         self._unfit: set[Model] = set()
         self._watches: dict[Identity, Watch] = {}
         self._outgoing: dict[Identity, Outgoing] = {}
+        self._views: WeakKeyDictionary[Layout, bool] = WeakKeyDictionary()
         self.turns = Turns(settings)
         self._on_reference = on_reference
         self._start_ns = time.time_ns()
@@ -102,8 +105,15 @@ class Drift:
     def _watching(self) -> tuple[Watch, ...]:
         return (*self._watches.values(), *(one.watch for one in self._outgoing.values()))
 
+    def _has_views(self, batch: Records) -> bool:
+        """Told by a stream's first batch: of 50 columns to look takes as long as to fold 100 rows of them."""
+        found = self._views.get(batch.layout)
+        if found is None:
+            found = self._views[batch.layout] = has_views(batch.content.schema)
+        return found
+
     def _update(self, batch: Records) -> Mapping[str, int]:
-        if not isinstance(batch.content, Plain):
+        if not isinstance(batch.content, Plain) and self._has_views(batch):
             batch = replace(batch, content=spelled_out(batch.content))
         model = (batch.identity.model, batch.identity.version)
         if model in self._references:

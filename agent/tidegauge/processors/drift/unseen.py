@@ -43,7 +43,8 @@ class Unseen:
         summary = part.get(column)
         if summary is None:
             summary = part[column] = HeavyHitters(CAPACITY, waiting=8 * CAPACITY)
-        summary.update(pc.utf8_slice_codeunits(texts, 0, LONGEST), counts)
+        short = texts if texts.nbytes <= LONGEST else pc.utf8_slice_codeunits(texts, 0, LONGEST)
+        summary.update(short, counts)
 
     def frequent(self, column: int, time_ns: int) -> Ranked:
         """The most frequent ones of a column in the window that ends at `time_ns`, or up to a quarter longer.
