@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.signal import lfilter
 from scipy.stats import norm
 
 from tidegauge.batch import Records
@@ -88,6 +89,47 @@ def test_autocorrelated_rows_do_not_page():
         false += now and not was
         was = now
     assert false <= 1_000 / 288 + 3  # a day has 288 panes; three standard errors or so of a few
+
+
+def wandering(random, columns, rows, coefficient, begin):
+    """AR(1) rows of variance 1, and where they end: float64[rows, columns], float64[1, columns]."""
+    noise = random.normal(size=(rows, columns)) * np.sqrt(1 - coefficient**2)
+    return lfilter([1.0], [1.0, -coefficient], noise, axis=0, zi=begin)
+
+
+def alarms_begun(columns, panes, rows, coefficient, known, source, seed):
+    """Alarms of columns that begin in `panes` panes of AR(1) rows, whose reference of `known` ones came
+    before (`first_rows`), or is of independent rows (`file`); one in 100 panes is allowed."""
+    random = np.random.default_rng(seed)
+    first, end = wandering(random, columns, 2_000 + known, coefficient, np.zeros((1, columns)))
+    values = first[2_000:] if source == "first_rows" else random.normal(size=(known, columns))
+    batch = pa.RecordBatch.from_pydict({f"f{column}": values[:, column] for column in range(columns)})
+    builder = ReferenceBuilder(bins=20, max_categories=10)
+    builder.update(batch, layout_of(batch.schema))
+    tables = Tables(builder.build("fraud", "2.1", source))
+    alarms = Alarms(tables, Settings(false_alarm_interval=Duration("500m")))
+    edges = [profile.edges for profile in tables.numeric]
+    begun, was = 0, alarms.alarming
+    for _ in range(panes):
+        values, end = wandering(random, columns, rows, coefficient, end)
+        pane = Counts(tables)
+        for column in range(columns):
+            found = np.searchsorted(edges[column], values[:, column])
+            pane.counts[column] = np.bincount(found, minlength=pane.counts.shape[1])
+        alarms.look(pane)
+        begun, was = begun + int((alarms.alarming & ~was).sum()), alarms.alarming
+    return begun
+
+
+def test_the_first_panes_of_500_columns_that_wander_do_not_page():
+    """Two pairs of panes told how much 500 columns vary: 9 alarms began within the first 12."""
+    assert sum(alarms_begun(500, 12, 300, 0.97, 5_000, "file", seed) for seed in range(2)) <= 1
+
+
+@pytest.mark.parametrize(("known", "rows"), [(500, 600), (5_000, 100)])
+def test_first_rows_that_wander_are_a_reference_of_few_rows(known, rows):
+    """500 rows of AR(1) at 0.9 are worth 26. Taken for 500 they had most of 50 columns in alarm for ever."""
+    assert alarms_begun(50, 200, rows, 0.9, known, "first_rows", 1) <= 200 / 100
 
 
 @pytest.mark.parametrize(

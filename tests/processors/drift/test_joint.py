@@ -153,6 +153,15 @@ def test_an_evaluation_waits_for_its_interval_and_for_rows():
     assert after["domain_auc"] > before["domain_auc"] + 0.1
 
 
+def test_what_was_found_of_rows_leaves_the_window_with_them():
+    drift = fed(table(2_000, 2, shift=1.0))
+    assert values(drift, "model.drifted") == {"": 1}
+    within, after = NOW + 3_000 * 10**9, NOW + 4_000 * 10**9  # of a window of an hour
+    assert values(drift, "model.drifted", later=within) == {"": 1}
+    assert values(drift, "model.drifted", later=after) == {}
+    assert values(drift, "model.drift.unjudged", later=after) == {"few_rows": 1}
+
+
 def test_nothing_is_judged_before_the_first_interval_is_over():
     drift = fed(table(2_000, 2))
     assert values(drift, "model.drifted", later=NOW + 59 * 10**9) == {}

@@ -339,3 +339,13 @@ def test_verdicts_tell_what_they_go_by():
     processor.update(batch(columns(10, 2)))
     found = values(processor, "model.drift.limit")
     assert found == {"min_rows": 300, "threshold": 0.25, "significance": 0.01}
+
+
+def test_a_slice_all_of_whose_values_are_missing_is_told():
+    given = columns(3_000, seed=5)
+    gone = given["region"] == "us"
+    for name in ("amount", "age", "country"):
+        given[name] = pa.array(given[name], mask=gone)
+    its = drift()
+    its.update(batch(given))
+    assert values(its, "model.slice.rows")["region=us"] == gone.sum()

@@ -270,3 +270,18 @@ def test_the_past_goes_on_where_the_bins_are_the_same(wanted, kept):
     assert hours >= 4
     switch(drift, wanted, 5 * 3600)
     assert len(drift.capture().identities[0].past.hours) == (hours if kept else 0)
+
+
+def test_a_season_of_psi_is_that_of_the_new_reference():
+    """Told by the old one in the weeks before, the first hours would be 10 deviations away and more."""
+    its = structs.replace(
+        SETTINGS, window=Duration("1h"), other_windows=(), other_baselines=(Baseline.SEASONAL,), panes=2
+    )
+    drift, weeks = Drift(its, [OLD]), 2 * 168 * 3600
+    for second in range(0, weeks + 4 * 3600, 1800):
+        send(drift, second, rows=400)
+        if second == weeks:
+            switch(drift, SAME_BINS, second)
+    found = told(drift, weeks + 4 * 3600, "feature.seasonal.deviation")
+    [psi] = [value for at, value in found.items() if dict(at)["summary"] == "psi" and "feature" in dict(at)]
+    assert abs(psi) < 4

@@ -22,6 +22,12 @@ END = 0.5
 whose evidence is nothing on average, alarms of 500 rows a pane begin a sixth as often as without."""
 
 
+_LASTING = 3.0
+"""A reference's error is the same in all panes, so that one above the average gathers evidence for ever: of
+rows that wander, whose error is that of 3 degrees of freedom, one in 1000 references is off by 5 times it,
+and evidence gathers from 1.8 times."""
+
+
 class Recent(NamedTuple):
     """What is kept of a pane: int64[columns, most bins] of numbers and of categories."""
 
@@ -45,7 +51,8 @@ class Alarms:
     times the panes in `drift.false_alarm_interval`, and ends where ln R falls below END of that level.
     Then R begins at 0 again: so each wait for an alarm is one of that guarantee, and as long as nothing
     drifts the identity has at most one in that while on average. Each pane's rows count for as many
-    independent ones as the panes before it have shown; the first LEAST panes only teach that.
+    independent ones as the panes before it have shown, and so do those of a reference of first rows. The
+    first LEAST panes only teach that.
 
     `alarming` is bool[columns], in the order of `Tables.profiles`, and never changed in place.
     """
@@ -67,7 +74,7 @@ class Alarms:
         pane_s = settings.window / settings.panes
         columns = len(self._tables.profiles)
         self.level = math.log(max(columns * settings.false_alarm_interval / pane_s, 2.0))
-        self._given: tuple[npt.NDArray[np.float64], ...] | None = None
+        self._wanted: tuple[npt.NDArray[np.float64], ...] | None = None
 
     @property
     def ready(self) -> bool:
@@ -94,7 +101,8 @@ class Alarms:
                     recent = np.stack([one[kind] for one in self._recent])
                     spread = inflation(recent, baselines.bins, kind == 0)
                     most = self.level + _OVER
-                    watch(baselines.bins, baselines.counts, given, window, spread, most, log_r)
+                    its = self._lessened(given, baselines.counts, spread)
+                    watch(baselines.bins, baselines.counts, its, window, spread, most, log_r)
             self.alarming = turn(self.alarming, self.log_r, self.level)
         self._recent.append(found)
 
@@ -109,8 +117,8 @@ class Alarms:
         self._recent.extend(state.recent)
 
     def _concentrations(self) -> tuple[npt.NDArray[np.float64], ...]:
-        if self._given is None:
-            self._given = tuple(
+        if self._wanted is None:
+            self._wanted = tuple(
                 np.array(
                     [
                         concentrations(self._threshold, int(bins), int(counts.sum()))
@@ -121,7 +129,25 @@ class Alarms:
                 ).reshape(-1, 2)
                 for part in self._tables.baselines
             )
-        return self._given
+        return self._wanted
+
+    def _lessened(
+        self,
+        given: npt.NDArray[np.float64],
+        reference: npt.NDArray[np.int64],
+        spread: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.float64]:
+        """Concentrations no larger than the rows that the reference's are worth.
+
+        First rows follow each other as those of panes do, and so are worth as few: 5000 of AR(1) at 0.99
+        are 25, whose shares are nothing to hold a day against. Rows of a file are taken as independent.
+        """
+        if not self._tables.is_of_first_rows:
+            return given
+        worth = reference.sum(axis=1) / spread / _LASTING
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.fmin(worth / given[:, 0], 1.0)
+        return np.ascontiguousarray(given * np.nan_to_num(share)[:, None])
 
 
 def turn(

@@ -36,9 +36,13 @@ CODES: dict[pa.DataType, int] = {
 
 
 class Tables:
-    """A reference's profiles, laid out for the kernel. Numeric ones first, then categorical ones."""
+    """A reference's profiles, laid out for the kernel. Numeric ones first, then categorical ones.
+
+    `is_of_first_rows`: whether they were made of rows that followed each other in the stream itself.
+    """
 
     def __init__(self, reference: Reference) -> None:
+        self.is_of_first_rows = reference.source == "first_rows"
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
         self.frames = frames(reference.embeddings)
@@ -110,6 +114,13 @@ class Counts:
         self.categories = np.zeros((len(tables.known), tables.most_categories), np.int64)
         self.missing = np.zeros(len(tables.known), np.int64)
         self.vectors = np.zeros(tables.frames[-1].end if tables.frames else 0)
+
+    @property
+    def rows(self) -> int:
+        """Of which any column has all, with a value or without."""
+        if len(self.counts):
+            return int(self.counts[0].sum() + self.tallies[0, [bins.MISSING, bins.NAN]].sum())
+        return int(self.categories[0].sum() + self.missing[0]) if len(self.categories) else 0
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What it is made of, by name."""

@@ -73,6 +73,10 @@ class Joint:
     def _frame(self) -> Frame:
         return _frame(self._tables)
 
+    def retune(self, settings: Settings) -> None:
+        """Judge by other thresholds from now on."""
+        self._settings = settings
+
     def update(self, batch: Records) -> None:
         """Sample rows of a batch."""
         if self._rows is not None:
@@ -129,11 +133,15 @@ class Joint:
         ]
         return np.unique(np.concatenate(found), axis=0)
 
-    def report(self, points: Points) -> None:
-        """Points of what was found last; why there is nothing, where that is so."""
+    def report(self, clock_ns: int, points: Points) -> None:
+        """Points of what was found last; why there is nothing, where that is so.
+
+        At the event time `clock_ns` all rows may have left the window, and what was found of them with them.
+        """
         if self._rows is None:
             return
-        found, identity = self.findings, self._identity
+        identity = self._identity
+        found = self.findings if self._rows.reach(clock_ns) else None
         if found is None:
             few = len(self._frame.sample) >= self._settings.min_rows
             where = identity.attributes(reason=FEW_ROWS if few else NO_SAMPLE)

@@ -126,6 +126,15 @@ class Past:
         self._hours = dict(state.hours)
         self._forget()
 
+    def summarise_anew(self) -> None:
+        """Take PSI of the hours that are over from this reference, after `restore` from another one on the
+        same bins: the step between two references would be news for weeks."""
+        for hour, its in self._hours.items():
+            counts = Before(its.counts.astype(np.int64), its.categories.astype(np.int64))
+            summaries = its.summaries.copy()
+            summaries[:, SUMMARIES.index("psi")] = _psi(self._tables, counts)
+            self._hours[hour] = its._replace(summaries=summaries)
+
     def _finish(self, hour: int) -> None:
         rows = self._rows
         if rows.tallies.any() or rows.counts.any() or rows.categories.any() or rows.missing.any():
@@ -196,13 +205,19 @@ def summarise(tables: Tables, rows: Counts) -> tuple[npt.NDArray[np.float64], np
             share = (column.missing + 1) / (total + 2)
             found[row, 1] = column.missing / total
             errors[row, 1] = math.sqrt(share * (1 - share) / total)
-    numeric = len(tables.numeric)
-    for part, baselines, window in zip(
-        (found[:numeric], found[numeric:]), tables.baselines, _before(rows), strict=True
-    ):
-        part[:, 2] = psi_rows(baselines.bins, baselines.counts, window, baselines.limits)[:, 0]
+    found[:, 2] = _psi(tables, _before(rows))
     errors[:, 2] = _psi_errors(tables, rows)
     return found, errors
+
+
+def _psi(tables: Tables, rows: Before) -> npt.NDArray[np.float64]:
+    """From the reference: float64[columns]."""
+    return np.concatenate(
+        [
+            psi_rows(part.bins, part.counts, window, part.limits)[:, 0]
+            for part, window in zip(tables.baselines, rows, strict=True)
+        ]
+    )
 
 
 def _psi_errors(tables: Tables, rows: Counts) -> npt.NDArray[np.float64]:

@@ -77,6 +77,10 @@ class Rows:
             fullest = max(self._held.values(), key=lambda one: len(one.priorities))
             fullest.trim(len(fullest.priorities) // 2)
 
+    def reach(self, clock_ns: int) -> bool:
+        """Whether any rows lie in the window at an event time."""
+        return bool(self._held) and max(self._held) > clock_ns // self._width_ns - self._panes
+
     def sample(self) -> npt.NDArray[np.float32]:
         """The rows, in no order: float32[at most `sample_rows`, columns]."""
         if not self._held:

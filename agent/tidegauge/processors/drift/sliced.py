@@ -92,7 +92,7 @@ def report(identity: Identity, window: Window, now_ns: int, settings: Settings) 
     its = Judgement.of(tables, [one for one, _ in held], [total for _, total in held], settings)
     names = [_named(identity, one) for one in its.slices]
     points["model.slice.rows"] = [
-        Number(where, float(_all_rows(total))) for where, total in zip(names, its.totals, strict=True)
+        Number(where, float(total.rows)) for where, total in zip(names, its.totals, strict=True)
     ]
     points["model.slice.drifted_columns"] = [
         Number(where, float(count)) for where, count in zip(names, its.drifted.sum(axis=1), strict=True)
@@ -110,13 +110,6 @@ def report(identity: Identity, window: Window, now_ns: int, settings: Settings) 
 def _named(identity: Identity, its: Slice) -> Attributes:
     where = identity.attributes(slice=str(its))
     return (*where, *OVERFLOW) if its.is_other else where
-
-
-def _all_rows(total: Counts) -> int:
-    """Rows of a slice: any column has them all, with a value or without."""
-    if len(total.counts):
-        return int(total.counts[0].sum() + total.tallies[0, [bins.MISSING, bins.NAN]].sum())
-    return int(total.categories[0].sum() + total.missing[0])
 
 
 def _column(profile: Profile) -> tuple[str, str]:

@@ -96,7 +96,7 @@ class Slices:
         for segment in self.segments.values():
             for its, panes in segment.slices.items():
                 total = panes.total(0, clock_ns)
-                if total.counts.any() or total.categories.any():
+                if total.rows:
                     yield its, total
 
     def begin(self, clock_ns: int) -> int:

@@ -79,6 +79,7 @@ class Watch:
         self._settings = settings
         self._judged = None
         self.alarms.retune(settings)
+        self.joint.retune(settings)
 
     def update(self, batch: Records) -> Mapping[str, int]:
         """Take a batch in; returns the rows left out, by reason."""
@@ -112,7 +113,7 @@ class Watch:
         if not self._is_outgoing:
             self.stream.report(self.identity, now_ns, points)
             self.changes.report(self.identity, points)
-            self.joint.report(points)
+            self.joint.report(self.window.clock(now_ns), points)
 
     def capture(self) -> IdentityState:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
@@ -164,6 +165,7 @@ class Watch:
             self._start_ns, self._sums, self.changes = old._start_ns, dict(old._sums), old.changes
             if self.past is not None and old.past is not None:
                 self.past.restore(old.past.capture())
+                self.past.summarise_anew()
         panes = state.panes._replace(held=held)
         self.window.restore(state._replace(panes=panes), anew=False)
 
