@@ -32,11 +32,11 @@ def of_model(metric: str, more: str = "") -> str:
 
 def references() -> Annotation:
     """Marks when a model's reference is another one than two minutes before."""
-    ready, rows = of_model("reference_ready"), of_model("reference_rows")
+    current = of_model("model_reference_info", 'state="current"')
     return Annotation(
         name="Reference switched",
-        expr=f"({ready} == 1 unless {ready} offset 2m == 1) or changes({rows}[2m]) > 0",
-        text="{{model}} {{version}}: {{source}}",
+        expr=f"{current} unless {current} offset 2m",
+        text="{{model}} {{version}}: {{reference}}",
         color="purple",
     )
 

@@ -6,12 +6,11 @@ from tidegauge.generate import marks
 from tidegauge.generate.dashboard import Dashboard, Row, Variable, link
 from tidegauge.generate.marks import RATE, of_model
 from tidegauge.generate.panel import Panel, Query
-from tidegauge.generate.plan import Plan
+from tidegauge.generate.plan import PROPER, Plan
 
 _CHOSEN = 'operation=~"$operation"'
 _COUNT = of_model("model_inference_latency_seconds_count", _CHOSEN)
 _BUCKETS = of_model("model_inference_latency_seconds_bucket", _CHOSEN)
-_WINDOW = 'window=""'
 
 
 def board(plan: Plan) -> Dashboard:
@@ -24,7 +23,7 @@ def board(plan: Plan) -> Dashboard:
         Row("Health", _health()),
         Row("Where the time goes", _time()),
         Row("Timings that the server tells", _timings()),
-        Row("Drift", _drift(plan)),
+        Row("Drift", (*_drift(plan), *_beyond_columns())),
         Row("Data", _quality()),
     )
     return Dashboard(
@@ -165,14 +164,14 @@ def _drift(plan: Plan) -> tuple[Panel, ...]:
             about="As a share of what makes an alarm.",
         ),
         Panel(
-            title="Features: PSI",
-            queries=(Query(f"topk(10, {of_model('feature_drift_score', _WINDOW)})", "{{feature}}"),),
+            title="Features: score",
+            queries=(Query(f"topk(10, {of_model('feature_drift_score', PROPER)})", "{{feature}}"),),
             limit=plan.psi,
             link=feature,
         ),
         Panel(
-            title="Outputs: PSI",
-            queries=(Query(of_model("prediction_drift_score", _WINDOW), "{{output}}"),),
+            title="Outputs: score",
+            queries=(Query(of_model("prediction_drift_score", PROPER), "{{output}}"),),
             limit=plan.psi,
             link=output,
         ),
@@ -186,6 +185,34 @@ def _drift(plan: Plan) -> tuple[Panel, ...]:
             ),
             about="Of the last hour, over replicas by their rows: recorded by models.yaml.",
             link=output,
+        ),
+    )
+
+
+def _beyond_columns() -> tuple[Panel, ...]:
+    together = 'statistic="domain_auc"'
+    return (
+        Panel(
+            title="All features together: can the window be told from the reference?",
+            queries=(
+                Query(of_model("model_drift_statistic", together), "AUC {{instance}}"),
+                Query(of_model("model_drift_null_quantile", together), "usual {{instance}}"),
+            ),
+            about="AUC of a classifier: 0.5 is chance. Usual: 95 of 100 windows stay below it without drift.",
+        ),
+        Panel(
+            title="Slices: columns that are drifted",
+            queries=(Query(f"topk(10, {of_model('model_slice_drifted_columns')})", "{{slice}}"),),
+            about="Where a column gives segments: docs/metrics.md, Slices.",
+        ),
+        Panel(
+            title="Changes that detectors found",
+            queries=(
+                Query(
+                    f"sum by (output, detector) (increase({of_model('prediction_changes_total')}[{RATE}]))",
+                    "{{output}} {{detector}}",
+                ),
+            ),
         ),
     )
 
