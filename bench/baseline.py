@@ -19,7 +19,7 @@ from bench.figure import Figure
 from bench.payload import SPANS, span_request
 from tidegauge.config import IdentityAttributes, Timings
 from tidegauge.layout import layout_of
-from tidegauge.processors.counts import Counts, Plan, Tables
+from tidegauge.processors.drift.counts import Counts, Plan, Tables
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.wire.attributes import Keys
 from tidegauge.wire.counts import count_records

@@ -14,8 +14,8 @@ from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
-from tidegauge.processors.counts import Counts, Plan, Tables
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift.counts import Counts, Plan, Tables
+from tidegauge.processors.drift.drift import Drift
 from tidegauge.profile import Reference
 from tidegauge.reference import ReferenceBuilder
 

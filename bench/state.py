@@ -20,8 +20,8 @@ from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
-from tidegauge.processors.checkpoint import DriftState
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift.checkpoint import DriftState
+from tidegauge.processors.drift.drift import Drift
 from tidegauge.profile import Reference
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.statefile import StateFile

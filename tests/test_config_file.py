@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidegauge import config_file
 from tidegauge.config import Config, ConfigError
 from tidegauge.config_file import ConfigFile, load
+from tidegauge.small_file import LARGEST
 from tidegauge.units import Duration, Size, parse_endpoint
 
 
@@ -268,6 +272,63 @@ def test_a_file_is_parsed_again_where_its_bytes_have_changed(tmp_path):
     path.unlink()
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         file.read()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            b"state_dir: 2026-13-45",
+            b"state_dir: !!int x",
+            b"state_dir: !!bool x",
+            b"state_dir: !!timestamp x",
+        ),
+        *(b"a: " + b"[" * 5000, b"\xff", b"\0", b"%", b"&a [*a, *b]", b"? [a]\n: b"),
+    ],
+)
+def test_garbage_is_told_as_such(tmp_path, content):
+    path = tmp_path / "agent.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load(path, {})
+
+
+def test_a_file_without_end_and_a_pipe_are_not_read_to_the_end(tmp_path):
+    path = tmp_path / "agent.yaml"
+    path.write_text("drift: {bins: 10}")
+    file = ConfigFile(path, {})
+    file.read()
+    path.write_bytes(b"#" * (LARGEST + 1))
+    with pytest.raises(ConfigError, match="it is larger than 1 MiB"):
+        file.read()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="it is a pipe"):
+        file.read()
+    with pytest.raises(ConfigError, match="larger"):
+        load("/dev/zero", {})
+    with pytest.raises(ConfigError, match="directory"):
+        load(tmp_path, {})
+
+
+def test_what_was_refused_is_not_parsed_again(tmp_path, monkeypatch):
+    path = tmp_path / "agent.yaml"
+    path.write_text("drift: {bins: 1}")
+    file = ConfigFile(path, {})
+    for _ in range(3):
+        with pytest.raises(ConfigError, match=r"drift\.bins"):
+            file.read()
+        monkeypatch.setattr(config_file, "parse", None)
+
+
+@pytest.mark.parametrize("block", ["otlp", "remote_write"])
+@pytest.mark.parametrize("url", ["http://me:s3cret@host:9090/x", "ftp://me:s3cret@host", "me:s3cret@host"])
+def test_a_password_in_a_url_is_refused_and_not_shown(tmp_path, block, url):
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"exporters: {{{block}: {{endpoint: '{url}'}}}}")
+    with pytest.raises(ConfigError, match=r"endpoint: a URL with a user") as caught:
+        load(path, {})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_values_that_may_be_secrets_are_not_quoted(tmp_path):

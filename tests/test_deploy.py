@@ -68,6 +68,30 @@ def test_the_rules_in_manifests_are_those_of_the_rule_files() -> None:
         assert path.read_text() == text, path
 
 
+def test_a_change_of_the_configuration_makes_no_new_pods() -> None:
+    """The agent takes it by itself: no hash in the name, no checksum on pods, no `subPath`."""
+    made = [
+        one
+        for path in KUSTOMIZE.rglob("kustomization.yaml")
+        for one in yaml.safe_load(path.read_text()).get("configMapGenerator", ())
+        if "agent.yaml" in one["files"]
+    ]
+    assert len(made) == len(AGENTS)
+    assert all(one["options"] == {"disableNameSuffixHash": True} for one in made)
+    assert "checksum" not in "".join(path.read_text() for path in (CHART / "templates").iterdir())
+    [container] = SIDECAR["spec"]["template"]["spec"]["initContainers"]
+    assert all("subPath" not in one for one in container["volumeMounts"])
+
+
+def test_a_guarded_page_lets_probes_in() -> None:
+    """Kubelets show neither a token nor a certificate: the probes' pages want no token, mTLS is for all."""
+    pages = config_file.load(KUSTOMIZE / "overlays" / "secure" / "agent.yaml", {}).exporters.prometheus
+    folder = "/etc/tidegauge-secrets/"
+    named = (pages.tls.cert_file, pages.tls.key_file, pages.auth.bearer_token_file)
+    assert named == (f"{folder}tls.crt", f"{folder}tls.key", f"{folder}token")
+    assert pages.tls.client_ca_file is None
+
+
 def test_versions_agree() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())

@@ -24,10 +24,10 @@ from tidegauge.exporters.naming import metric_name
 from tidegauge.health import health
 from tidegauge.metric import Kind
 from tidegauge.pipeline import Pipeline
+from tidegauge.processors.drift.report import METRICS
 from tidegauge.processors.latency import Latency
 from tidegauge.processors.logs import LogRecords
 from tidegauge.processors.received import Received
-from tidegauge.processors.report import METRICS
 from tidegauge.processors.stages import Stages
 from tidegauge.processors.timings import Timings
 from tidegauge.publisher import Publisher

@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         | {"config_listeners", "changes"}
     )
     | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
-    | {"disk_thread"},
+    | {"disk_thread", "small_file"},
     frozenset({"profile", "reference", "sample", "shelf", "statefile", "listening", "watched"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "health"})
     | {"pipeline", "publisher", "checkpointer", "reference_files"},
@@ -152,7 +152,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         ("wire.counts", "opentelemetry.proto.common.v1.common_pb2"),
         ("wire.counts", "tidegauge.pipeline.Pipeline"),
         ("metric", "tidegauge.profile.Profile"),
-        ("profile", "tidegauge.processors.drift.Drift"),
+        ("profile", "tidegauge.processors.drift.drift.Drift"),
         ("receivers.http", "tidegauge.exporters.pages.Pages"),
         ("pipeline", "tidegauge.publisher.Publisher"),
         ("processors.drift", "tidegauge.app.run"),

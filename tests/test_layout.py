@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tidegauge.layout import Kind, LayoutError, Role, layout_of, storage_type
+from tidegauge.layout import MAX_COMPONENTS, Kind, LayoutError, Role, layout_of, storage_type
 
 NUMBERS = [
     *(pa.float64(), pa.float32(), pa.float16()),
@@ -58,6 +58,13 @@ def column(name: str, kind: pa.DataType, role: str | None = None) -> pa.Field[An
 def refused(words: str, *columns: pa.Field[Any]) -> None:
     with pytest.raises(LayoutError, match=words):
         layout_of(pa.schema(columns))
+
+
+def test_vectors_are_bounded_unless_they_are_ignored() -> None:
+    most = column("x", pa.list_(pa.float32(), MAX_COMPONENTS))
+    assert layout_of(pa.schema([most])).kinds == (Kind.EMBEDDING,)
+    refused("has vectors of 8193 components", column("x", pa.list_(pa.float32(), 8_193)))
+    layout_of(pa.schema([most.with_name("y"), column("x", pa.list_(pa.float32(), 8_193), "ignore")]))
 
 
 @pytest.mark.parametrize(

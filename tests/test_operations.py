@@ -121,7 +121,7 @@ def test_the_reasons_of_receivers_are_those_that_there_are() -> None:
 
 def test_the_reasons_for_leaving_out_are_those_that_there_are() -> None:
     folder = ROOT / "agent" / "tidegauge" / "processors"
-    text = "".join((folder / f"{name}.py").read_text() for name in ("latency", "drift", "window"))
+    text = "".join((folder / f"{name}.py").read_text() for name in ("latency", "drift/drift", "drift/window"))
     told = set(re.findall(r'["{ (]"(\w+)": (?:untimed|late|future|batch\.items|rest\.items)', text))
     told |= {"late", "future", "error", "shutdown"} | {reason.name.lower() for reason in Reason}
     assert reasons("What is accepted and left out") == told

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tidegauge.layout import layout_of
 from tidegauge.plain import Plain, bit_widths, plain
-from tidegauge.processors.counts import Counts, Plan, Tables
+from tidegauge.processors.drift.counts import Counts, Plan, Tables
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.stats.spots import LENGTH, VALIDITY, VALUES
 from tidegauge.wire.arrow import ArrowError, FlightMessage, message_header

@@ -16,7 +16,7 @@ from tidegauge.config import Reference as Named
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.pipeline import Pipeline
-from tidegauge.processors.drift import Drift, Prepared
+from tidegauge.processors.drift.drift import Drift, Prepared
 from tidegauge.profile import Reference
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.reference_files import ReferenceFiles

@@ -61,7 +61,33 @@ def test_rows_that_repeat_have_their_share():
     for start in range(0, 100_000, 7_000):
         fold(sample, {"k": codes[start : start + 7_000]})
     drawn = np.bincount(sample.drawn(1_000).column("k").to_numpy().astype(int), minlength=50)
-    assert drawn == pytest.approx(1_000 * np.bincount(codes) / 100_000, abs=1)
+    assert scipy.stats.chisquare(drawn, 1_000 * np.bincount(codes) / 100_000).pvalue > 0.001
+
+
+def test_halves_of_a_sample_differ_as_samples_do():
+    """Of 5 yes-or-nos, 32 rows that repeat: chi-square of every other row against the rest, over its mean."""
+    random, found = np.random.default_rng(5), []
+    for _ in range(100):
+        codes = random.integers(0, 32, 1_000)
+        drawn = fold(RowSample(), {"k": codes}).drawn(1_000).column("k").to_numpy()
+        halves = [np.bincount(half.astype(int), minlength=32) for half in (drawn[::2], drawn[1::2])]
+        found.append(scipy.stats.chi2_contingency(halves).statistic / 31)
+    assert np.mean(found) == pytest.approx(1, abs=0.1)
+
+
+def test_a_row_that_is_kept_has_its_share_beside_rows_that_are_not():
+    """Every fifth row is the same one of 9601 that differ, of which 2048 are kept."""
+    random, found = np.random.default_rng(6), []
+    for _ in range(30):
+        x = random.normal(size=12_000)
+        x[::5] = x[0]
+        drawn = fold(RowSample(), {"x": x}).drawn(1_000)
+        if len(drawn):
+            found.append((drawn.column("x").to_numpy() == x[0]).mean())
+    kept = [share for share in found if share > 0]
+    assert len(kept) > 0
+    # One lot for all: 4 standard deviations of a share of 1000 rows.
+    assert np.mean(kept) == pytest.approx(0.2, abs=0.05)
 
 
 def test_a_row_that_is_half_of_all_makes_no_sample_that_lacks_it():

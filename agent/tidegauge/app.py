@@ -24,8 +24,8 @@ from tidegauge.health.health import Health
 from tidegauge.listening.door import Door, exposed
 from tidegauge.lock import StateLock
 from tidegauge.pipeline import Pipeline, Processor
-from tidegauge.processors.checkpoint import DriftState
-from tidegauge.processors.drift import Drift, Prepared
+from tidegauge.processors.drift.checkpoint import DriftState
+from tidegauge.processors.drift.drift import Drift, Prepared
 from tidegauge.processors.latency import Latency
 from tidegauge.processors.logs import LogRecords
 from tidegauge.processors.received import Received
@@ -107,7 +107,7 @@ async def run(
         fanout, collectors = await _export(
             config, stack, telemetry, snapshots, resource, 0.15 * drain_s, reload.parts
         )
-        watched += collectors
+        watched += (*collectors, *(one.channel for one in writer))
         checkpointer = _keep(config, drift, pipeline, telemetry, 0.1 * drain_s)
         publisher = await stack.enter_async_context(
             Publisher(
@@ -127,27 +127,8 @@ async def run(
             await stack.enter_async_context(one)
         await stack.enter_async_context(pipeline)
         await stack.enter_async_context(_reference_files(config, drift, pipeline))
-        if config.scrapers.nvml.enabled:
-            await stack.enter_async_context(Nvml(snapshots, config.scrapers.nvml, config.identity))
-        if config.health.enabled:
-            await stack.enter_async_context(Health(config.health, snapshots))
-        otlp = OtlpReceiver(
-            pipeline, telemetry, config.identity, fanout.offer, config.latency.timings, fanout.keeps_up
-        )
-        flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
-        grace_s = 0.1 * drain_s
-        http = await stack.enter_async_context(
-            HttpReceiver(config.receivers.http, otlp, grace_s=grace_s, door=doors["receivers.http"])
-        )
-        grpc = await stack.enter_async_context(
-            GrpcServer(
-                config.receivers.grpc,
-                otlp,
-                (flight.service(),),
-                grace_s=grace_s,
-                door=doors["receivers.grpc"],
-            )
-        )
+        await _look(config, stack, snapshots)
+        http, grpc = await _receive(config, stack, pipeline, telemetry, fanout, doors, 0.1 * drain_s)
         watch = FileWatch(
             watched,
             telemetry,
@@ -161,6 +142,36 @@ async def run(
         await stop.wait()
         state.append("stopping")
     return pipeline.stalled_s == 0.0
+
+
+async def _look(config: Config, stack: AsyncExitStack, snapshots: Snapshots) -> None:
+    """Start what looks at the machine, and at all that is known of it and the models together."""
+    if config.scrapers.nvml.enabled:
+        await stack.enter_async_context(Nvml(snapshots, config.scrapers.nvml, config.identity))
+    if config.health.enabled:
+        await stack.enter_async_context(Health(config.health, snapshots))
+
+
+async def _receive(
+    config: Config,
+    stack: AsyncExitStack,
+    pipeline: Pipeline,
+    telemetry: Telemetry,
+    fanout: Fanout,
+    doors: Mapping[str, Door],
+    grace_s: float,
+) -> tuple[HttpReceiver, GrpcServer]:
+    """Start the receivers, last of all: what they take has somewhere to go."""
+    otlp = OtlpReceiver(
+        pipeline, telemetry, config.identity, fanout.offer, config.latency.timings, fanout.keeps_up
+    )
+    flight = FlightReceiver(pipeline, telemetry, config.receivers.records)
+    http = await stack.enter_async_context(
+        HttpReceiver(config.receivers.http, otlp, grace_s=grace_s, door=doors["receivers.http"])
+    )
+    door = doors["receivers.grpc"]
+    server = GrpcServer(config.receivers.grpc, otlp, (flight.service(),), grace_s=grace_s, door=door)
+    return http, await stack.enter_async_context(server)
 
 
 def _prepare_door(door: Door) -> Prepare:

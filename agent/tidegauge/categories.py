@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tidegauge.layout import storage_type
+
 Column = Any  # pa.Array; the stubs make it generic in a type that is not known here
 
 
@@ -29,6 +31,23 @@ def distinct(column: Column) -> tuple[Column, npt.NDArray[np.int64], int]:
         missing += int(counts[~valid].sum())
         texts, counts = texts.drop_null(), counts[valid]
     return texts, counts, missing
+
+
+def spelled_out(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with plain strings in place of views, which Arrow cannot take or filter."""
+    for index, kind in enumerate(rows.schema.types):
+        stored = storage_type(kind)
+        if pa.types.is_dictionary(kind) or stored not in _PLAIN:
+            continue
+        column: Any = rows.column(index)
+        while isinstance(column, pa.ExtensionArray):
+            column = column.storage
+        field = rows.schema.field(index).with_type(_PLAIN[stored])
+        rows = rows.set_column(index, field, pc.cast(column, field.type))
+    return rows
+
+
+_PLAIN: dict[pa.DataType, pa.DataType] = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 class Counted(NamedTuple):

@@ -27,12 +27,16 @@ from tidegauge.config import (
 )
 from tidegauge.config_listeners import listener_problems
 from tidegauge.environment import read
+from tidegauge.small_file import read_small
 from tidegauge.units import Allowance, Duration, Size, parse_endpoint, parse_period
 
 S = TypeVar("S", bound=Settings)
 
 _HEADER = re.compile("[A-Za-z0-9_.-]+")  # what gRPC takes; HTTP takes some more
 _SECRETIVE = re.compile(r"\.(auth|headers)\b|token|password|key")  # settings whose values are not shown
+_UNREADABLE = (yaml.YAMLError, ValueError, AttributeError, LookupError, RecursionError)
+"""What yaml raises; the latter where a scalar is none of its tag's, as the date 2026-13-45 is none."""
+
 _FRAMING = {"content-type", "content-length", "content-encoding", "transfer-encoding"}
 
 
@@ -45,19 +49,25 @@ class ConfigFile:
     def __init__(self, path: str | Path | None, environ: Mapping[str, str]) -> None:
         self._path = path
         self._environ = environ
-        self._known: tuple[bytes, Config] | None = None
+        self._known: tuple[bytes, Config | ConfigError] | None = None
 
     def read(self) -> Config:
         """As `load`. Raises ConfigError."""
         if self._path is None:
             return load(None, self._environ)
-        try:
-            raw = Path(self._path).read_bytes()
-        except OSError as error:
-            raise ConfigError([Problem(str(self._path), f"cannot be read: {error.strerror}")]) from error
+        raw = _content(self._path, pipes=self._known is None)
         if self._known is None or self._known[0] != raw:
-            self._known = (raw, load(self._path, self._environ))
-        return self._known[1]
+            self._known = (raw, self._parsed(raw))
+        found = self._known[1]
+        if isinstance(found, ConfigError):
+            raise found.with_traceback(None)
+        return found
+
+    def _parsed(self, raw: bytes) -> Config | ConfigError:
+        try:
+            return parse(raw, str(self._path), self._environ)
+        except ConfigError as error:
+            return error
 
 
 def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
@@ -68,14 +78,15 @@ def load(path: str | Path | None, environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: with every problem found, not only the first.
     """
-    raw: Any = {}
-    if path is not None:
-        try:
-            raw = yaml.safe_load(Path(path).read_text())
-        except OSError as error:
-            raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}")]) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError([Problem(str(path), f"is not YAML: {_place(error)}")]) from None
+    return parse(b"" if path is None else _content(path, pipes=True), str(path), environ)
+
+
+def parse(text: bytes, path: str, environ: Mapping[str, str]) -> Config:
+    """As `load`, of a file that has been read. Raises ConfigError, which names its `path`."""
+    try:
+        raw: Any = yaml.safe_load(text.decode())
+    except _UNREADABLE as error:
+        raise ConfigError([Problem(path, f"is not YAML: {_place(error)}")]) from None
     problems: list[Problem] = []
     config = _build(Config, {} if raw is None else raw, "", problems)
     if not problems:
@@ -155,6 +166,13 @@ def _options(kind: Any) -> Iterator[str]:
 
 def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
+
+
+def _content(path: str | Path, *, pipes: bool) -> bytes:
+    try:
+        return read_small(path, pipes=pipes)
+    except OSError as error:
+        raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}")]) from error
 
 
 def _place(error: Exception) -> str:
@@ -245,7 +263,12 @@ def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> l
 def _write_problems(settings: RemoteWrite, own: Mapping[tuple[str, int], str]) -> Iterator[Problem]:
     path = "exporters.remote_write"
     if settings.endpoint is not None:
-        where = Destination(endpoint=settings.endpoint, protocol="http/protobuf", headers=settings.headers)
+        where = Destination(
+            endpoint=settings.endpoint,
+            protocol="http/protobuf",
+            headers=settings.headers,
+            bearer_token_file=settings.bearer_token_file,
+        )
         hint = "write http://HOST:9090/api/v1/write, or https:// for TLS"
         for one in _destination_problems(path, where, own):
             yield one._replace(hint=hint) if one.path.endswith(".endpoint") else one
@@ -262,7 +285,10 @@ def _destination_problems(
     endpoint, http = str(settings.endpoint), settings.protocol == "http/protobuf"
     scheme, separator, rest = endpoint.partition("://")
     problem, hint = "", f"write http://HOST:{4318 if http else 4317}, or https:// for TLS"
-    if not separator or scheme not in ("http", "https"):
+    if "@" in endpoint.removeprefix(f"{scheme}://").partition("/")[0]:
+        problem = "a URL with a user and a password will not do: it would be shown"
+        hint = "there are headers and bearer_token_file"
+    elif not separator or scheme not in ("http", "https"):
         problem = f"{endpoint} is not a URL"
     else:
         # Over HTTP the collector may be somewhere below a path.

@@ -10,6 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+MAX_COMPONENTS = 8_192
+"""Of an embedding. A pane takes 16 bytes a component, and a reference 40 for each that it is made from."""
+
 
 class Role(enum.StrEnum):
     """What a column of a record batch is for (public contract, `role` field metadata)."""
@@ -118,6 +121,11 @@ def _kind(field: pa.Field[Any], role: Role) -> Kind:
         )
     for matches, found in _KINDS:
         if matches(kind):
+            if found is Kind.EMBEDDING and kind.list_size > MAX_COMPONENTS:
+                raise LayoutError(
+                    f"column {field.name!r} has vectors of {kind.list_size} components, more than "
+                    f"{MAX_COMPONENTS}; send fewer, or set the field metadata role=ignore"
+                )
             if role is Role.SCORE and found is not Kind.NUMERIC:
                 raise LayoutError(
                     f"column {field.name!r} has the role score but the type {kind}; send numbers"

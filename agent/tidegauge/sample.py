@@ -32,6 +32,10 @@ _TRUE_TO = 0.1
 standard error is 1 / sqrt(ROWS), 2 %."""
 
 _FULL = 2.0**64
+_SEED = 0
+
+_HEAVY = 0.01
+"""Share of the whole from which on a row's number counts as it is, where other rows were left out."""
 
 
 class RowSample:
@@ -86,23 +90,30 @@ class RowSample:
             self._keep(int((self._keys <= min(ends)).sum()))
 
     def drawn(self, most: int) -> pa.Table:
-        """At most `most` rows that stand for all, equal rows as often as is their due.
+        """At most `most` rows that stand for all, chosen among those kept as if by lot, and in no order.
+
+        So any part of them, as every other row, varies as rows do. Equal rows in proportion, one beside the
+        other, would make two halves of the same composition: no independent samples, and a classifier
+        learned from one half would find on the other what is chance in both.
 
         Numbers are float64, categories text, embeddings lists of float32; what was missing is null. Empty
         where rows were left out and those kept do not speak for as many rows as there were.
         """
         if self._table is None:
             return pa.table({})
-        kept = min(most, len(self._keys))
-        times = self._times[:kept]
-        if self._cut or kept < len(self._keys):
-            share = (float(self._keys[kept - 1]) + 1) / _FULL
-            if abs(times.sum() / share / self._met - 1) > _TRUE_TO + 3 / np.sqrt(kept):
-                return self._table.slice(0, 0)
-        total = int(times.sum())
-        size = min(most, total)
-        places = np.searchsorted(np.cumsum(times), (np.arange(size) + 0.5) * (total / size))
-        return self._table.take(places)
+        random = np.random.default_rng(_SEED)
+        if not self._cut:
+            return self._table.take(_lots(self._times, most, random))
+        heavy = self._times > _HEAVY * self._met
+        many, few = int(self._times[heavy].sum()), np.where(heavy, 0, self._times)
+        share, others = (float(self._keys[-1]) + 1) / _FULL, self._met - many
+        if abs(few.sum() / share / max(others, 1) - 1) > _TRUE_TO + 3 / np.sqrt(len(self._keys)):
+            return self._table.slice(0, 0)
+        # The number of a row that is kept is known, that of all others only by their share.
+        size = min(most, self._met)
+        wanted = int(random.binomial(size, many / self._met))
+        chosen = [_lots(self._times - few, wanted, random), _lots(few, size - wanted, random)]
+        return self._table.take(random.permutation(np.concatenate(chosen)))
 
     def _join(self, keys: npt.NDArray[np.uint64], times: npt.NDArray[np.int64], rows: pa.Table) -> None:
         # Names in order: batches may have their columns in any, and lack some.
@@ -122,6 +133,13 @@ class RowSample:
             assert self._table is not None
             self._table = self._table.take(np.arange(most))
             self._cut = True
+
+
+def _lots(times: npt.NDArray[np.int64], most: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Places drawn without replacement, each there `times` times: int64[at most `most`], in no order."""
+    total = int(times.sum())
+    chosen = random.choice(total, min(most, total), replace=False)
+    return np.searchsorted(np.cumsum(times), chosen, side="right").astype(np.int64)
 
 
 def _plain(column: Any, kind: Kind, *, as_text: bool) -> Any:

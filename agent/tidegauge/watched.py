@@ -93,8 +93,9 @@ class FileWatch:
                 await self._look_at(one)
             except ConfigError as error:
                 self._refuse(one.setting, str(error), None)
-            except Exception:
-                log.exception("%s could not be looked at", one.setting)
+            except Exception as error:
+                if self._refuse(one.setting, type(error).__name__, None):
+                    log.exception("%s could not be looked at", one.setting)
         self.observe()
 
     async def _look_at(self, one: Watched) -> None:
@@ -116,8 +117,11 @@ class FileWatch:
         self._telemetry.add("reloads", 1, setting=one.setting, outcome="taken")
         log.info("%s has changed, and is in force", one.setting)
 
-    def _refuse(self, setting: str, why: str, found: Any) -> None:
-        if self._refused.get(setting, ("", None))[0] != why:
+    def _refuse(self, setting: str, why: str, found: Any) -> bool:
+        """Returns whether that is new."""
+        is_new = self._refused.get(setting, ("", None))[0] != why
+        if is_new:
             self._telemetry.add("reloads", 1, setting=setting, outcome="refused")
             log.warning("%s has changed, and will not do: %s", setting, "; ".join(why.splitlines()))
         self._refused[setting] = (why, found)
+        return is_new

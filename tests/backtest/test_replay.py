@@ -11,7 +11,7 @@ from tidegauge.backtest.timeline import ALARM, DRIFTED, MOST, Timeline, moved
 from tidegauge.batch import Records
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift.drift import Drift
 
 MINUTE = 60 * 10**9
 PANE = 5 * MINUTE

@@ -174,6 +174,6 @@ def test_a_running_agent_loads_nothing_that_only_a_command_needs():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     loaded = set(done.stdout.split())
-    assert "tidegauge.processors.drift" in loaded
+    assert "tidegauge.processors.drift.drift" in loaded
     for heavy in ("dask", "distributed", "matplotlib", "rich", "pyarrow.dataset", "tidegauge.backtest"):
         assert heavy not in loaded, heavy

@@ -20,7 +20,7 @@ from tidegauge.config import Baseline, Slices
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
-from tidegauge.processors.drift import Drift
+from tidegauge.processors.drift.drift import Drift
 from tidegauge.reference import ReferenceBuilder
 from tidegauge.snapshot import Snapshots
 from tidegauge.units import Duration

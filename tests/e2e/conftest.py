@@ -147,7 +147,8 @@ class Agent(Process):
 
     def start(self) -> None:
         super().start()
-        until(lambda: responds(f"http://127.0.0.1:{self.pages}/readyz"))
+        # The first start in a fresh checkout compiles the kernels: a minute, and more on a busy machine.
+        until(lambda: responds(f"http://127.0.0.1:{self.pages}/readyz"), 300)
 
     def text(self, accept: str = "text/plain") -> str:
         return get(f"http://127.0.0.1:{self.pages}/metrics", {"Accept": accept})

@@ -41,6 +41,7 @@ NOT_HERE = {
     "offset 1d": "nothing here is a day old; promtool's tests have it",
     "tidegauge_export_restored_total": "an agent that starts with a queue: tests/e2e/test_outage.py",
     "tidegauge_export_unsaved_total": "a disk that fails",
+    "tidegauge_denied_total": "an agent with credentials: tests/e2e/test_secure.py",
 }
 """What half a minute of traffic does not have, and who has it."""
 
@@ -86,11 +87,14 @@ def rows(random: np.random.Generator, number: int) -> dict[str, pa.Array]:
     moved = number > 6
     times = np.full(ROWS, time.time_ns() // 1000)
     times[: number % 2] -= 3600 * 10**6
+    amount = random.normal(size=ROWS) + 3 * moved
+    vectors = pa.array((random.normal(size=4 * ROWS) + moved).astype(np.float32))
     columns = {
         "timestamp": pa.array(times, pa.timestamp("us", tz="UTC")),
         "prediction_id": pa.array([str(one) for one in range(number * ROWS // 2, number * ROWS // 2 + ROWS)]),
-        "transaction_amount": pa.array(random.normal(size=ROWS) + 3 * moved),
-        "segment": pa.array(random.choice(["eu", "us"], size=ROWS)),
+        "transaction_amount": pa.array(amount),
+        "fee": pa.array(amount + 0.1 * random.normal(size=ROWS)),
+        "text": pa.FixedSizeListArray.from_arrays(vectors, 4),
         "colour": pa.array(random.choice(["red", "green", "blue"], size=ROWS)),
         "prediction": pa.array(random.choice(["yes", "no"], size=ROWS)),
         "score": pa.array(random.random(ROWS) ** (1 + moved)),
@@ -177,6 +181,7 @@ def prometheus(
             "min_rows": ROWS,
             "stale_after": "1s",
             "checkpoint_interval": "1s",
+            "slices": {"columns": ["colour"]},
             "multivariate": {"interval": "1s"},
         },
         scrapers={"nvml": {"interval": "1s", "demo": True}},

@@ -1,4 +1,4 @@
-"""The overlays and the chart, rendered by kubectl and helm and judged by what a cluster would judge them by.
+"""The overlays and the chart, rendered by kustomize and helm, judged by what a cluster would judge them by.
 
 Kubernetes' schemas of several versions, the Prometheus operator's definitions, Pod Security admission's own
 code at its strictest level, and the collector's own check of its configuration.
@@ -36,11 +36,10 @@ overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
 @pytest.fixture(scope="session")
-def kustomized() -> Callable[[str], Manifests]:
-    """An overlay as kubectl renders it."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on this machine")
-    return lambda overlay: rendered("kubectl", "kustomize", str(DEPLOY / "kustomize" / "overlays" / overlay))
+def kustomized(tool: Tool) -> Callable[[str], Manifests]:
+    """An overlay as kustomize renders it, which kubectl has built in."""
+    binary = str(tool("kustomize", "kustomize"))
+    return lambda overlay: rendered(binary, "build", str(DEPLOY / "kustomize" / "overlays" / overlay))
 
 
 @pytest.fixture(scope="session")
@@ -163,10 +162,34 @@ def test_the_chart_has_the_same_agent(
     assert charts.pop("imagePullPolicy") == "IfNotPresent"
     for one in (ours, charts):
         one["env"].sort(key=lambda variable: str(variable["name"]))
+        one["volumeMounts"].sort(key=lambda mount: str(mount["mountPath"]))
     assert charts == ours
 
 
-@pytest.mark.parametrize("overlay", ["native", "gpu", "collector"])
+def test_a_guarded_page_is_scraped_as_it_wants_and_probed_as_it_can_be(
+    kustomized: Callable[..., Manifests], charted: Callable[..., Manifests]
+) -> None:
+    for manifests in (kustomized("secure"), charted("secure")):
+        [monitor] = [one for one in manifests if one["kind"] == "PodMonitor"]
+        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+        assert (endpoint["scheme"], endpoint["authorization"]["type"]) == ("https", "Bearer")
+        assert endpoint["tlsConfig"]["serverName"] == "tidegauge"
+        for probe in ("startupProbe", "livenessProbe"):
+            asked = agent(manifests)[probe]["httpGet"]
+            assert (asked["scheme"], asked["port"]) == ("HTTPS", "metrics")
+            assert asked["path"] in {"/readyz", "/healthz"}
+        # What the configuration names is mounted, and what Prometheus shows is what the agent reads.
+        [spec] = [one["spec"]["template"]["spec"] for one in workloads(manifests)]
+        [secrets] = [one["projected"]["sources"] for one in spec["volumes"] if "projected" in one]
+        names = {one["secret"]["name"] for one in secrets}
+        shown = (
+            endpoint["tlsConfig"]["ca"]["secret"]["name"],
+            endpoint["authorization"]["credentials"]["name"],
+        )
+        assert names == set(shown)
+
+
+@pytest.mark.parametrize("overlay", ["native", "gpu", "collector", "secure"])
 def test_a_native_sidecar_comes_before_other_init_containers(
     kustomized: Callable[..., Manifests], overlay: str
 ) -> None:
@@ -180,10 +203,8 @@ def test_a_native_sidecar_comes_before_other_init_containers(
     assert "startupProbe" in first
 
 
-def test_a_workload_of_ones_own_gets_the_sidecar_by_its_label(tmp_path: Path) -> None:
-    """The five lines of docs/deployment.md."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on this machine")
+def test_a_workload_of_ones_own_gets_the_sidecar_by_its_label(tool: Tool, tmp_path: Path) -> None:
+    """The few lines of docs/deployment.md."""
     shutil.copytree(DEPLOY / "kustomize" / "components", tmp_path / "components")
     page = (DEPLOY.parent / "docs" / "deployment.md").read_text()
     lines = page.split("<!-- kustomization.yaml -->\n```yaml\n")[1].split("```")[0]
@@ -205,7 +226,7 @@ def test_a_workload_of_ones_own_gets_the_sidecar_by_its_label(tmp_path: Path) ->
     }
     other = copy.deepcopy(made) | {"metadata": {"name": "other"}}
     (place / "server.yaml").write_text(yaml.safe_dump_all([made, other]))
-    manifests = rendered("kubectl", "kustomize", str(place))
+    manifests = rendered(str(tool("kustomize", "kustomize")), "build", str(place))
     specs = {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in workloads(manifests)}
     changed, same = specs["own"], specs["other"]
     assert [one["name"] for one in same["containers"]] == ["own"]
@@ -262,6 +283,7 @@ def test_the_rules_that_come_along_hold(
         (["--set", "collector.endpoint=otel:4317"], "endpoint"),
         (["--set", "resources.limits.memory=lots"], "memory"),
         (["--set-string", "gpu.enabled=yes"], "enabled"),
+        (["--set", "pages.tlsSecret=Not A Name"], "tlsSecret"),
     ],
 )
 def test_values_that_do_not_hold_are_refused(

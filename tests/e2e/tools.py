@@ -32,6 +32,7 @@ PODSECURITY = Path(__file__).with_name("podsecurity")
 PYTHON = sys.executable if sys.version_info[:2] == (3, 11) else "python3.11"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder"
 HELM = "3.22.0"
+KUSTOMIZE = "5.7.1"
 OPERATOR = "0.93.0"
 
 
@@ -174,6 +175,13 @@ def fetch_helm(made: Path) -> None:
     run(["go", "install", f"helm.sh/helm/v3/cmd/helm@v{HELM}"], environment=go)
 
 
+def fetch_kustomize(made: Path) -> None:
+    """Builds what kubectl has built in: Debian's is of 2021, and older than what is used."""
+    say("kustomize: go install, about a minute")
+    go = {"GOBIN": str(made), "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    run(["go", "install", f"sigs.k8s.io/kustomize/kustomize/v5@v{KUSTOMIZE}"], environment=go)
+
+
 def fetch_podsecurity(made: Path) -> None:
     """Builds Kubernetes' own Pod Security admission into a command."""
     say("podsecurity: go build, about a minute")
@@ -275,6 +283,15 @@ TOOLS = (
         "go",
         fetch_helm,
         fixed(HELM),  # what `go install` makes says v3.22, and no more
+    ),
+    Tool(
+        "kustomize",
+        CACHE / f"kustomize-{KUSTOMIZE}",
+        ("kustomize",),
+        numbers(KUSTOMIZE),
+        "go",
+        fetch_kustomize,
+        fixed(KUSTOMIZE),  # what `go install` makes says (devel)
     ),
     Tool(
         "podsecurity",

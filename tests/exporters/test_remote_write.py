@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import trustme
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.unknown_fields import UnknownFieldSet
 from grpc_tools import protoc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tidegauge.config import ConfigError, RemoteWrite
+from tidegauge.exporters import remote_write
 from tidegauge.exporters.exposition import Format, render
 from tidegauge.exporters.remote_write import SAMPLES, RemoteWriter, target_labels
 from tidegauge.exporters.samples import samples
@@ -35,6 +38,7 @@ from tidegauge.metric import (
 from tidegauge.snapshot import Snapshots
 from tidegauge.telemetry import Telemetry
 from tidegauge.units import Duration, Size
+from tidegauge.watched import FileWatch
 
 PROTO = Path(__file__).parents[2] / "proto"
 TIME_MS = 1_800_000_000_123
@@ -210,7 +214,15 @@ def test_series_that_have_ended_get_the_marker(kinds: dict[str, Any], version: A
 class Receiver:
     """Keeps what it is sent, and answers as told: a status for each request, the last one for all others."""
 
-    def __init__(self, *statuses: int, knows_2: bool = True) -> None:
+    def __init__(
+        self,
+        *statuses: int,
+        knows_2: bool = True,
+        says: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.serials: list[str] = []
         self.taken: list[tuple[dict[str, str], bytes]] = []
         self.requests = 0
         receiver = self
@@ -220,19 +232,28 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 status = statuses[min(receiver.requests, len(statuses) - 1)] if statuses else 204
                 receiver.requests += 1
+                if tls is not None:
+                    receiver.serials.append(self.connection.getpeercert()["serialNumber"])
                 self.send_response(status)
                 if status == 204:
                     receiver.taken.append((dict(self.headers), body))
                     if knows_2:
                         self.send_header("X-Prometheus-Remote-Write-Samples-Written", "1")
-                self.send_header("Content-Length", "0")
+                answer = f"{says} {self.headers['Authorization']}".encode() if says else b""
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
+                self.wfile.write(answer)
 
             def log_message(self, *_: Any) -> None:
                 pass
 
         self._server = HTTPServer(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/api/v1/write"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}/api/v1/write"
 
     def __enter__(self) -> Receiver:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -302,7 +323,7 @@ def test_headers_are_those_of_the_version_and_the_users(
     assert (headers["Content-Type"], headers["Content-Encoding"]) == (kind, "snappy")
     assert headers["X-Prometheus-Remote-Write-Version"] == ("2.0.0" if version == "2.0" else "0.1.0")
     assert headers["User-Agent"].startswith("tidegauge/")
-    assert (headers["X-Scope-OrgID"], headers["Authorization"]) == ("team", "Bearer secret")
+    assert (headers["X-Scope-OrgID"], headers["authorization"]) == ("team", "Bearer secret")
     message = read(kinds, body, version)
     labels = pairs(message.timeseries[0], message)
     assert labels == {"__name__": "sent_total", "job": "scorer", "instance": "pod-1"}
@@ -443,6 +464,95 @@ def test_files_that_cannot_be_read_are_told_at_the_start(tmp_path: Path) -> None
     for setting in ("certificate", "client_certificate", "bearer_token_file"):
         with pytest.raises(ConfigError, match=f"exporters.remote_write.{setting}: {missing} cannot be read"):
             Scene("https://127.0.0.1:1", **{setting: missing})
+
+
+def test_a_new_certificate_and_token_count_from_the_next_request_on(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(tls)
+    ca.configure_trust(tls)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    files = {name: tmp_path / name for name in ("certificate", "client_certificate", "client_key")}
+    files["bearer_token_file"] = tmp_path / "token"
+    ca.cert_pem.write_to_path(str(files["certificate"]))
+
+    def issue(token: str) -> None:
+        leaf = ca.issue_cert("agent.example.org")
+        leaf.cert_chain_pems[0].write_to_path(str(files["client_certificate"]))
+        leaf.private_key_pem.write_to_path(str(files["client_key"]))
+        files["bearer_token_file"].write_text(token)
+
+    async def scenario(receiver: Receiver) -> None:
+        scene = Scene(receiver.url, **{name: str(path) for name, path in files.items()})
+        watch = FileWatch([scene.writer.channel], scene.telemetry, interval_s=3600)
+        scene.publish(1)
+        async with scene.writer:
+            await until(lambda: scene.exported() == 1)
+            issue("the second token")
+            await watch.look()
+            scene.publish(2)
+            await until(lambda: scene.exported() == 2)
+            # Half of a rotation: what was there goes on.
+            files["client_key"].write_text("no key")
+            await watch.look()
+            scene.publish(3)
+            await until(lambda: scene.exported() == 3)
+        assert scene.telemetry.total("reloads", outcome="taken") == 1
+        assert scene.telemetry.total("reloads", outcome="refused") == 1
+
+    issue("the first token")
+    with Receiver(tls=tls) as receiver:
+        asyncio.run(scenario(receiver))
+    tokens = [headers["authorization"] for headers, _ in receiver.taken]
+    assert tokens[:3] == ["Bearer the first token", "Bearer the second token", "Bearer the second token"]
+    assert receiver.serials[0] != receiver.serials[1] == receiver.serials[2]
+
+
+def test_a_wait_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_write, "LONGEST_S", 0.05)
+
+    async def scenario(receiver: Receiver) -> None:
+        scene = Scene(receiver.url)
+        scene.publish(1)
+        async with scene.writer:
+            await until(lambda: bool(receiver.taken))
+
+    with Receiver(429, 204, headers=(("Retry-After", "999999999"),)) as receiver:
+        asyncio.run(scenario(receiver))
+
+
+def test_a_receiver_that_says_the_token_again_does_not_put_it_into_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("my-s3cret")
+
+    async def scenario(receiver: Receiver) -> None:
+        scene = Scene(receiver.url, bearer_token_file=str(token), headers={"X-Key": "other-key"})
+        scene.publish(1)
+        async with scene.writer:
+            await until(lambda: scene.dropped("rejected") == 1)
+
+    with Receiver(400, says="no entry: other-key,") as receiver:
+        asyncio.run(scenario(receiver))
+    assert "no entry: ***, Bearer ***" in caplog.text
+    assert "my-s3cret" not in caplog.text
+
+
+def test_the_last_snapshot_is_queued_behind_a_request_under_way(kinds: dict[str, Any]) -> None:
+    """However much waits before it: what is dropped at the end is counted with it."""
+
+    async def scenario(receiver: Receiver) -> Scene:
+        scene = Scene(receiver.url, stale_markers=False)
+        async with scene.writer:
+            scene.publish(1)
+            await until(lambda: receiver.requests > 2)
+            scene.publish(2)
+        return scene
+
+    with Receiver(503) as receiver:
+        scene = asyncio.run(scenario(receiver))
+    assert scene.dropped("shutdown") == 2
 
 
 def test_job_and_instance_are_those_that_a_scrape_would_set() -> None:

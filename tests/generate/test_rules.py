@@ -53,7 +53,7 @@ def test_a_feature_that_is_named_gets_the_rule_that_a_team_would_write() -> None
 
 def test_what_stands_beside_the_reference_is_in_no_rule_that_names_no_feature() -> None:
     proper = '{window="",baseline="",reference=""}'
-    for name in ("FeatureDrifted", "PredictionDrifted", "FeatureDriftHigh"):
+    for name in ("FeatureDrifted", "PredictionDrifted", "EmbeddingDrifted", "FeatureDriftHigh"):
         [rule] = alerts(Plan(), "models", name)
         assert rule.expr.count(proper) == 1
     [rule] = alerts(Plan(models=(FRAUD,)), "models", "FeatureDriftHigh")

@@ -40,6 +40,7 @@ def test_each_secret_opens(gate):
         *(None, "", "Bearer", "Bearer ", TOKEN, f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Basic {TOKEN}"),
         *(f"Digest {TOKEN}", basic("prometheus:"), basic("prometheus:pass"), basic(TOKEN), "Basic ä"),
         *("Basic =", "Bearer prometheus:pass:with:colons", "Bearer # of this month", b"\xff\xfe"),
+        *("Bearer \udcff", "Bearer \ud800", "Basic \udcff", "\udcff"),
     ],
 )
 def test_nothing_else_opens(gate, header):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -130,6 +131,18 @@ def test_a_constant_that_stays_is_no_drift_and_one_that_changes_is():
     assert other.p_values[MMD] == 0
     assert other.values[DRIFTED_COMPONENTS] == 1
     assert same.values[DRIFTED_COMPONENTS] == 0
+
+
+def test_wide_vectors_are_summarised_in_bounded_memory():
+    sample = np.random.default_rng(7).normal(size=(2_048, 8_192)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        reference = summarise(sample)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reference.rows == 512
+    assert most < 256 * 2**20
 
 
 def test_powers_of_a_spectrum_are_told_without_bias():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -71,6 +73,39 @@ def test_p_values_of_the_classifier_and_the_projection_are_uniform_without_drift
         assert scipy.stats.kstest(p_values, "uniform").pvalue > 0.001
         assert abs(np.mean(np.array(p_values) < 0.05) - 0.05) < 0.04
     assert abs(np.mean([one.auc > one.limit for one, _ in found]) - 0.05) < 0.04
+
+
+def repeating(kind, rows, random):
+    """Rows of which many are the same: of few categories, each twice, or of few customers."""
+    if kind == "categories":
+        return (random.random((rows, 9)) < 0.3).astype(float)
+    if kind == "twice":
+        return random.permutation(np.repeat(random.normal(size=(rows // 2, 4)), 2, axis=0))
+    return random.normal(size=(rows // 4, 4))[(10 * random.pareto(1, rows)).astype(int) % (rows // 4)]
+
+
+@pytest.mark.parametrize("kind", ["categories", "twice", "customers"])
+def test_rows_that_repeat_are_not_known_by_heart(kind):
+    """Without drift; "twice" and "customers" were once called drifted 9 and 10 times in 10."""
+    random, found = np.random.default_rng(3), []
+    for _ in range(120):
+        a, b = repeating(kind, 600, random), repeating(kind, 400, random)
+        x, y = joint.alike(a, b, [False] * a.shape[1])
+        found.append((joint.domain_auc(x, y).p_value, joint.reconstruction(x, y).p_value))
+    # At 5 % of 120: 6, and 14 is 3.3 standard deviations more.
+    assert [int(count) for count in (np.array(found) < 0.05).sum(axis=0)] <= [14, 14]
+
+
+def test_rows_of_a_few_categories_that_shift_are_seen():
+    random = np.random.default_rng(4)
+    a = random.choice(5, (1_000, 2), p=[0.3, 0.3, 0.2, 0.1, 0.1]).astype(float)
+    b = random.choice(5, (1_000, 2), p=[0.1, 0.1, 0.2, 0.3, 0.3]).astype(float)
+    assert joint.domain_auc(*joint.alike(a, b, [True, True])).auc > 0.7
+
+
+def test_rows_all_of_which_were_learned_on_one_side_are_not_judged():
+    a, b = np.tile([[0.0, 1.0]], (300, 1)), np.tile([[1.0, 0.0]], (300, 1))
+    assert math.isnan(joint.domain_auc(a, b).auc)
 
 
 @pytest.mark.parametrize("change", ["shift", "correlation", "scale"])

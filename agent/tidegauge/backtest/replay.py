@@ -17,9 +17,9 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Layout, layout_of
 from tidegauge.metric import Metric, Number
-from tidegauge.processors.drift import Drift
-from tidegauge.processors.evidence import PRIMARY
-from tidegauge.processors.report import BESIDE, family
+from tidegauge.processors.drift.drift import Drift
+from tidegauge.processors.drift.evidence import PRIMARY
+from tidegauge.processors.drift.report import BESIDE, family
 from tidegauge.profile import Embedding, Profile, Reference
 from tidegauge.stats import embedding
 

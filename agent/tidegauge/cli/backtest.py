@@ -28,7 +28,7 @@ from tidegauge.cli import sources
 from tidegauge.cli.building import progress_bar
 from tidegauge.config import Drift as Settings
 from tidegauge.layout import LayoutError
-from tidegauge.processors.report import family
+from tidegauge.processors.drift.report import family
 from tidegauge.profile import ProfileError, Reference
 from tidegauge.units import duration_text
 

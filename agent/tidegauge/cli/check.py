@@ -9,6 +9,7 @@ from tidegauge.changes import changes, fingerprint, restarts
 from tidegauge.config import Config, Problem
 from tidegauge.config_listeners import listeners
 from tidegauge.exporters.channel import Collector
+from tidegauge.exporters.write_channel import WriteChannel
 from tidegauge.listening.door import Door, exposed
 
 
@@ -23,6 +24,8 @@ def check_files(config: Config) -> None:
         Door(listener, path)
     for path, settings in destinations(config).values():
         Collector(settings, path)
+    if config.exporters.remote_write.endpoint is not None:
+        WriteChannel(config.exporters.remote_write)
 
 
 def warnings(config: Config) -> list[Problem]:

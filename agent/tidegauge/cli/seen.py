@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tidegauge.identity import Identity
 from tidegauge.metric import Metric, Number
-from tidegauge.processors.report import BESIDE
+from tidegauge.processors.drift.report import BESIDE
 
 
 class Seen(NamedTuple):

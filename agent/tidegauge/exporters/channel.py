@@ -104,16 +104,17 @@ class Collector:
 
     def _tell(self, signal: Signal, outcome: Outcome) -> None:
         unreachable = outcome.verdict is Verdict.RETRY
+        message = self.current.withheld(self._settings, outcome.message)
         if unreachable and not self._unreachable:
-            log.warning("collector %s takes nothing: %s", self.endpoint, outcome.message)
+            log.warning("collector %s takes nothing: %s", self.endpoint, message)
         elif self._unreachable and not unreachable:
             log.info("collector %s answers again", self.endpoint)
         self._unreachable = unreachable
         if unreachable:
             return
-        if outcome.message and outcome.message != self._refusals.get(signal):
-            log.warning("collector %s refuses %s: %s", self.endpoint, signal, outcome.message)
-        self._refusals[signal] = outcome.message
+        if message and message != self._refusals.get(signal):
+            log.warning("collector %s refuses %s: %s", self.endpoint, signal, message)
+        self._refusals[signal] = message
 
 
 def _channel(settings: Destination, credentials: Credentials) -> GrpcChannel | HttpChannel:

@@ -1,12 +1,18 @@
-"""What the agent shows to a collector, and checks the collector by: from files that may change."""
+"""What the agent shows to whom it sends, and checks them by: from files that may change."""
 
 from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from tidegauge.config import ConfigError, Destination, Problem
+from tidegauge.config import ConfigError, Destination, Problem, RemoteWrite
+from tidegauge.small_file import read_small
+
+Named = Destination | RemoteWrite
+"""Settings that name the files."""
+
+_SECRET = 4
+"""Characters: what is shorter stands in any text by chance."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +23,21 @@ class Credentials:
     """PEM of the CA, of the client's certificate and of its key, and the token; None for what is not set."""
     context: ssl.SSLContext | None = field(repr=False, compare=False)
 
-    def headers(self, settings: Destination) -> dict[str, str]:
+    def withheld(self, settings: Named, text: str) -> str:
+        """A text of the receiver's, for the log: without what was shown to it, which it may say again."""
+        for value in self.headers(settings).values():
+            secret = value.removeprefix("Bearer ")
+            if len(secret) >= _SECRET:
+                text = text.replace(secret, "***")
+        return text
+
+    def headers(self, settings: Named) -> dict[str, str]:
         """Those of the settings, and the token's."""
         token = self.files[3]
         return settings.headers | ({} if token is None else {"authorization": f"Bearer {_text(token)}"})
 
 
-def read(settings: Destination, path: str, known: Credentials | None = None) -> Credentials:
+def read(settings: Named, path: str, known: Credentials | None = None) -> Credentials:
     """Read the files that `settings`, which stand at `path`, name. Runs on any thread.
 
     Where they are as those of `known`, which were read for the same settings, that is returned: the
@@ -54,18 +68,18 @@ def _is_token(text: str) -> bool:
     return bool(text) and text.isascii() and text.isprintable()
 
 
-def _files(settings: Destination, path: str) -> tuple[bytes | None, ...]:
+def _files(settings: Named, path: str) -> tuple[bytes | None, ...]:
     def content(name: str) -> bytes | None:
         file = getattr(settings, name)
         try:
-            return None if file is None else Path(file).read_bytes()
+            return None if file is None else read_small(file)
         except OSError as error:
             raise _unread(path, name, file, error.strerror) from error
 
     return tuple(map(content, ("certificate", "client_certificate", "client_key", "bearer_token_file")))
 
 
-def _context(settings: Destination, path: str) -> ssl.SSLContext:
+def _context(settings: Named, path: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=settings.certificate)
     except (OSError, ssl.SSLError) as error:

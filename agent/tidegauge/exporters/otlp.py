@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 POINTS = 1000
 """Points per request. A point takes up to 1 kB, and collectors refuse requests above 4 MiB."""
 
+_LONGEST_S = 300.0
+"""The longest wait that a collector may ask for."""
+
 _IDS = ("trace_id", "span_id")
 _LABELS = {"exporter": "otlp", "signal": "metrics"}
 
@@ -106,7 +109,7 @@ class OtlpPush:
                 outcome = await self._collector.export(Signal.METRICS, request)
                 if outcome.verdict is Verdict.RETRY:
                     reason = "unavailable"
-                    asked_s = outcome.delay_s or 0.0
+                    asked_s = min(outcome.delay_s or 0.0, _LONGEST_S)
                     break
                 left -= items
                 taken = 0

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 SAMPLES = 2000
 """Series per request, as Prometheus sends by default: receivers limit requests, not snapshots."""
 
+LONGEST_S = 300.0
+"""The longest wait that a receiver may ask for."""
+
 _LABELS = {"exporter": "remote_write", "signal": "metrics"}
 
 
@@ -48,6 +51,8 @@ class RemoteWriter:
     "Retries & Backoff"). A series that is no longer there, and on leaving each one, gets a staleness
     marker, so that it ends there and not five minutes later.
 
+    The files that the settings name are `channel`'s, which a FileWatch watches.
+
     A receiver that knows 1.0 alone is given that, from the snapshot on that it did not understand.
 
     Raises:
@@ -64,7 +69,7 @@ class RemoteWriter:
         drain_s: float = 2.0,
     ) -> None:
         self._settings = settings
-        self._channel = WriteChannel(settings)
+        self.channel = WriteChannel(settings)
         self._snapshots = snapshots
         self._telemetry = telemetry
         self._also = target_labels(resource) | {k: v for k, v in settings.labels.items() if v}
@@ -81,7 +86,7 @@ class RemoteWriter:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self._channel.__aenter__()
+        await self.channel.__aenter__()
         self._telemetry.add("exported", 0, **_LABELS)
         self._task = asyncio.create_task(self._run(), name="remote write")
         return self
@@ -97,9 +102,9 @@ class RemoteWriter:
             self._task.cancel()
             await asyncio.wait({self._task})
         if left := sum(request.items for request in self._waiting):
-            log.warning("%d samples did not reach %s in time", left, self._channel.endpoint)
+            log.warning("%d samples did not reach %s in time", left, self.channel.endpoint)
             self._drop(left, "shutdown")
-        await self._channel.__aexit__(kind, error, trace)
+        await self.channel.__aexit__(kind, error, trace)
 
     def observe(self) -> None:
         """Set the gauges of the queue."""
@@ -181,12 +186,13 @@ class RemoteWriter:
 
     async def _send_all(self) -> float:
         """Send what waits, in order; returns the seconds to wait where it does not go."""
-        while self._waiting:
+        taken = self._stopping.is_set()
+        while self._waiting and self._stopping.is_set() == taken:  # else the last snapshot is to be queued
             request = self._waiting[0]
-            outcome = await self._channel.send(request.body, request.version)
+            outcome = await self.channel.send(request.body, request.version)
             self._tell(outcome)
             if outcome.verdict is Verdict.RETRY:
-                return outcome.delay_s or self._backoff.next_s()
+                return min(outcome.delay_s or self._backoff.next_s(), LONGEST_S)
             self._backoff.reset()
             if outcome.about_content:
                 await self._fall_back()
@@ -201,7 +207,7 @@ class RemoteWriter:
 
     async def _fall_back(self) -> None:
         """Write the latest snapshot anew in 1.0: cumulative values say what the older ones said."""
-        log.warning("%s takes remote write 1.0 only; it is written so from now on", self._channel.endpoint)
+        log.warning("%s takes remote write 1.0 only; it is written so from now on", self.channel.endpoint)
         self._version = "1.0"
         ended = not self._written
         self._drop(sum(request.items for request in self._waiting), "rejected")
@@ -219,9 +225,9 @@ class RemoteWriter:
         message = "" if outcome.about_content else outcome.message
         if message and message != self._told:
             does = "takes nothing" if outcome.verdict is Verdict.RETRY else "refuses samples"
-            log.warning("%s %s: %s", self._channel.endpoint, does, message)
+            log.warning("%s %s: %s", self.channel.endpoint, does, message)
         elif self._told and not message:
-            log.info("%s takes what is written again", self._channel.endpoint)
+            log.info("%s takes what is written again", self.channel.endpoint)
         self._told = message
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from http import HTTPStatus
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 
 from tidegauge import __version__
-from tidegauge.config import ConfigError, Problem, RemoteWrite
+from tidegauge.config import RemoteWrite
+from tidegauge.exporters.credentials import Credentials, read
 from tidegauge.exporters.http_channel import retry_after_s
 from tidegauge.exporters.outcome import Outcome, Verdict
 from tidegauge.exporters.write_request import Version
@@ -26,28 +25,27 @@ VERSIONS: dict[Version, str] = {"1.0": "0.1.0", "2.0": "2.0.0"}
 
 WRITTEN = "X-Prometheus-Remote-Write-Samples-Written"
 
-_PATH = "exporters.remote_write"
-_ANSWER_BYTES = 512
+_ANSWER_BYTES, _SHOWN = 4096, 512
 
 
 class WriteChannel:
-    """Connections to the receiver, kept alive.
+    """Connections to the receiver, kept alive. Watched: its files count from the next request on.
 
     Raises:
         ConfigError: where a certificate or the token's file cannot be read.
     """
 
+    setting = "exporters.remote_write"
+
     def __init__(self, settings: RemoteWrite) -> None:
         assert settings.endpoint is not None
         self.endpoint = settings.endpoint
         self._settings = settings
-        self._tls = _tls(settings)
-        self._authorization()
+        self.current: Credentials = read(settings, self.setting)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls),
-            headers={"User-Agent": f"tidegauge/{__version__}"} | self._settings.headers,
+            headers={"User-Agent": f"tidegauge/{__version__}"},
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -57,6 +55,14 @@ class WriteChannel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+
+    def read(self) -> Credentials:
+        """Read the files that the settings name. Runs on any thread."""
+        return read(self._settings, self.setting, self.current)
+
+    def take(self, credentials: Credentials) -> None:
+        """Use these from the next request on: connections are kept apart by their contexts."""
+        self.current = credentials
 
     async def send(self, request: bytes, version: Version) -> Outcome:
         """Send a compressed request once. Never raises for what the receiver does.
@@ -70,18 +76,22 @@ class WriteChannel:
             "X-Prometheus-Remote-Write-Version": VERSIONS[version],
         }
         try:
-            headers |= self._authorization()
             async with self._session.post(
-                self.endpoint, data=request, headers=headers, allow_redirects=False
+                self.endpoint,
+                data=request,
+                headers=headers | self.current.headers(self._settings),
+                ssl=self.current.context or True,
+                allow_redirects=False,
             ) as response:
                 answer = await response.content.read(_ANSWER_BYTES)
         except TimeoutError:
             message = f"no answer within {self._settings.timeout:g} s"
             return Outcome(Verdict.RETRY, message=message, timed_out=True)
-        except (aiohttp.ClientError, ConfigError) as error:
+        except aiohttp.ClientError as error:
             return Outcome(Verdict.RETRY, message=" ".join(f"{type(error).__name__} {error}".split()))
         status = response.status
-        message = f"{status} {' '.join(answer.decode(errors='replace').split())}".strip()
+        said = self.current.withheld(self._settings, answer.decode(errors="replace"))
+        message = f"{status} {' '.join(said.split())}".strip()[:_SHOWN]
         if 200 <= status < 300:
             if version == "2.0" and WRITTEN not in response.headers:
                 return Outcome(Verdict.REJECTED, about_content=True, message="it knows remote write 1.0 only")
@@ -91,33 +101,3 @@ class WriteChannel:
             return Outcome(Verdict.RETRY, delay_s=delay_s, message=message)
         unknown = status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE and version == "2.0"
         return Outcome(Verdict.REJECTED, about_content=unknown, message=message)
-
-    def _authorization(self) -> dict[str, str]:
-        """Read each time: tokens that Kubernetes mounts change."""
-        if self._settings.bearer_token_file is None:
-            return {}
-        try:
-            token = Path(self._settings.bearer_token_file).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeError) as error:
-            raise _problem("bearer_token_file", self._settings.bearer_token_file, error) from error
-        return {"Authorization": f"Bearer {token}"}
-
-
-def _tls(settings: RemoteWrite) -> ssl.SSLContext | bool:
-    if settings.certificate is None and settings.client_certificate is None:
-        return True
-    try:
-        context = ssl.create_default_context(cafile=settings.certificate)
-    except (OSError, ssl.SSLError) as error:
-        raise _problem("certificate", str(settings.certificate), error) from error
-    if settings.client_certificate is not None:
-        try:
-            context.load_cert_chain(settings.client_certificate, settings.client_key)
-        except (OSError, ssl.SSLError) as error:
-            raise _problem("client_certificate", settings.client_certificate, error) from error
-    return context
-
-
-def _problem(setting: str, path: str, error: Exception) -> ConfigError:
-    reason = getattr(error, "strerror", None) or error
-    return ConfigError([Problem(f"{_PATH}.{setting}", f"{path} cannot be read: {reason}")])

@@ -22,6 +22,7 @@ def board(plan: Plan) -> Dashboard:
             Row("What arrives, and what becomes of it", _items()),
             Row("Queues and memory", _memory()),
             Row("Forwarding", _forwarding()),
+            Row("Configuration, files and doors", _configuration()),
         ),
     )
 
@@ -148,5 +149,26 @@ def _forwarding() -> tuple[Panel, ...]:
             kind="state-timeline",
             limit=1,
             width=12,
+        ),
+    )
+
+
+def _configuration() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            title="Configurations in force",
+            queries=(Query(f"count by (hash) ({_of('config_info')})"),),
+            kind="table",
+            columns=(("hash", "Hash, as `tidegauge check` tells it"), ("Value", "Agents")),
+        ),
+        Panel(
+            title="Files that will not do",
+            queries=(Query(_of("reload_failing"), "{{setting}} {{instance}}"),),
+            kind="state-timeline",
+            limit=1,
+            about="What was before is in force. config is the configuration.",
+        ),
+        Panel(
+            title="Turned away at the door", queries=(_rate("denied_total", "listener, reason"),), unit="cps"
         ),
     )

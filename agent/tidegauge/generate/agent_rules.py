@@ -156,6 +156,30 @@ _FOLDING = (
     ),
 )
 
+_CONFIGURATION = (
+    Alert(
+        name="TidegaugeConfigRefused",
+        expr="tidegauge_config_last_reload_successful == 0",
+        wait="5m",
+        severity="warning",
+        summary="{{ $labels.instance }}: the configuration was refused, the one before is in force",
+    ),
+    Alert(
+        name="TidegaugeReloadFails",
+        expr='tidegauge_reload_failing{setting!="config"} == 1',
+        wait="5m",
+        severity="warning",
+        summary="{{ $labels.instance }}: the files of {{ $labels.setting }} will not do, those before are in force",
+    ),
+    Alert(
+        name="TidegaugeDenied",
+        expr="rate(tidegauge_denied_total[5m]) > 0",
+        wait="10m",
+        severity="warning",
+        summary="{{ $labels.instance }}: somebody is turned away from {{ $labels.listener }} ({{ $labels.reason }})",
+    ),
+)
+
 _FORWARDING = (
     Alert(
         name="TidegaugeCollectorAway",
@@ -218,9 +242,13 @@ _FORWARDING = (
 
 
 def rules(plan: Plan) -> RuleFile:
-    """Groups of the agent and of its forwarding."""
-    agent = (*_PRESENCE, _stale(plan), *_FOLDING)
-    return RuleFile(HEAD, (Group("tidegauge", agent), Group("tidegauge-forwarding", _FORWARDING)))
+    """Groups of the agent, of its configuration and doors, and of its forwarding."""
+    groups = (
+        Group("tidegauge", (*_PRESENCE, _stale(plan), *_FOLDING)),
+        Group("tidegauge-configuration", _CONFIGURATION),
+        Group("tidegauge-forwarding", _FORWARDING),
+    )
+    return RuleFile(HEAD, groups)
 
 
 def _stale(plan: Plan) -> Alert:

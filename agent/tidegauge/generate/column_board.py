@@ -49,8 +49,10 @@ def _board(plan: Plan, family: str, column: str, named: tuple[str, ...]) -> Dash
         Row("Values", _values(of)),
     ]
     if family == "prediction":
-        mean = Panel(title="Mean", queries=(Query(of("mean"), "{{instance}}"),), width=24)
-        rows.append(Row("Predictions", (mean,)))
+        mean = Panel(title="Mean", queries=(Query(of("mean"), "{{instance}}"),), width=12)
+        found = f"sum by (detector, of) (increase({of('changes_total')}[5m]))"
+        changes = Panel(title="Changes found", queries=(Query(found, "{{detector}}, {{of}}"),), width=12)
+        rows.append(Row("Predictions", (mean, changes)))
     return Dashboard(
         uid=f"tidegauge-{column}",
         title=f"Tidegauge: {column}",

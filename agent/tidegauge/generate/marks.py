@@ -35,7 +35,7 @@ def references() -> Annotation:
     current = of_model("model_reference_info", 'state="current"')
     return Annotation(
         name="Reference switched",
-        expr=f"{current} unless {current} offset 2m",
+        expr=f"{current} unless last_over_time({current}[10m] offset 2m)",
         text="{{model}} {{version}}: {{reference}}",
         color="purple",
     )

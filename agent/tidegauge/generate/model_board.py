@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidegauge.generate import marks
+from tidegauge.generate import drift_rows, marks
 from tidegauge.generate.dashboard import Dashboard, Row, Variable, link
 from tidegauge.generate.marks import RATE, of_model
 from tidegauge.generate.panel import Panel, Query
@@ -23,7 +23,8 @@ def board(plan: Plan) -> Dashboard:
         Row("Health", _health()),
         Row("Where the time goes", _time()),
         Row("Timings that the server tells", _timings()),
-        Row("Drift", (*_drift(plan), *_beyond_columns())),
+        Row("Drift", _drift(plan)),
+        *drift_rows.rows(),
         Row("Data", _quality()),
     )
     return Dashboard(
@@ -78,6 +79,15 @@ def _health() -> tuple[Panel, ...]:
             at_most=1,
             width=12,
             about="While there is a symptom: how strong the evidence is.",
+        ),
+        Panel(
+            title="What goes before latency, errors and drift",
+            queries=(
+                Query(f"topk(10, abs({of_model('signal_lagged_correlation')}))", "{{signal}} → {{symptom}}"),
+            ),
+            at_most=1,
+            width=24,
+            about="Rank correlations over health.window; signal_lag_seconds has by how much.",
         ),
     )
 
@@ -185,34 +195,6 @@ def _drift(plan: Plan) -> tuple[Panel, ...]:
             ),
             about="Of the last hour, over replicas by their rows: recorded by models.yaml.",
             link=output,
-        ),
-    )
-
-
-def _beyond_columns() -> tuple[Panel, ...]:
-    together = 'statistic="domain_auc"'
-    return (
-        Panel(
-            title="All features together: can the window be told from the reference?",
-            queries=(
-                Query(of_model("model_drift_statistic", together), "AUC {{instance}}"),
-                Query(of_model("model_drift_null_quantile", together), "usual {{instance}}"),
-            ),
-            about="AUC of a classifier: 0.5 is chance. Usual: 95 of 100 windows stay below it without drift.",
-        ),
-        Panel(
-            title="Slices: columns that are drifted",
-            queries=(Query(f"topk(10, {of_model('model_slice_drifted_columns')})", "{{slice}}"),),
-            about="Where a column gives segments: docs/metrics.md, Slices.",
-        ),
-        Panel(
-            title="Changes that detectors found",
-            queries=(
-                Query(
-                    f"sum by (output, detector) (increase({of_model('prediction_changes_total')}[{RATE}]))",
-                    "{{output}} {{detector}}",
-                ),
-            ),
         ),
     )
 

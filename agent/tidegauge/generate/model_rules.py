@@ -46,6 +46,44 @@ _DRIFT: tuple[Rule, ...] = (
         summary=f"{_NAMED}: {{{{ $labels.output }}}} has drifted",
     ),
     Alert(
+        name="EmbeddingDrifted",
+        expr=f"""
+        max by ({WHO}, feature) (
+          feature_drifted{{{PROPER}}} == 1 and ignoring (statistic) feature_drift_statistic{{statistic="mmd"}}
+        )
+        """,
+        wait="30m",
+        severity="warning",
+        summary=f"{_NAMED}: the embedding {{{{ $labels.feature }}}} has drifted",
+        note="Embeddings have no alarm over time, which ModelDrifted goes by.",
+    ),
+    Alert(
+        name="FeaturesDriftedTogether",
+        expr=f"max by ({WHO}) (model_drifted) == 1",
+        wait="30m",
+        severity="info",
+        summary=f"{_NAMED}: its rows can be told from the reference's by all features together",
+    ),
+    Alert(
+        name="SliceDrifted",
+        expr=f"max by ({WHO}, slice) (model_slice_drifted_columns) > 0",
+        wait="30m",
+        severity="info",
+        summary=f"{_NAMED}: {{{{ $value }}}} columns of {{{{ $labels.slice }}}} have drifted",
+    ),
+    Alert(
+        name="PredictionChanged",
+        expr=rising("prediction_changes_total"),
+        severity="info",
+        summary=f"{_NAMED}: {{{{ $labels.detector }}}} finds a change of {{{{ $labels.output }}}} ({{{{ $labels.of }}}})",
+    ),
+    Alert(
+        name="ReferenceSwitched",
+        expr='max by (model, version, reference) (model_reference_info{state="outgoing"}) == 1',
+        severity="info",
+        summary=f"{_NAMED}: reference {{{{ $labels.reference }}}} was replaced",
+    ),
+    Alert(
         name="ReferenceFromFirstRows",
         expr='reference_ready{source="first_rows"} == 1',
         wait="1h",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tidegauge.config import ConfigError, Problem, Tls
+from tidegauge.small_file import read_small
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Certificate:
     def _bytes(self, tls: Tls) -> tuple[bytes, bytes, bytes | None]:
         def content(name: str, path: str) -> bytes:
             try:
-                return Path(path).read_bytes()
+                return read_small(path)
             except OSError as error:
                 raise self._wrong(name, f"{path} cannot be read: {error.strerror}") from error
 

@@ -6,9 +6,9 @@ import base64
 import binascii
 import hashlib
 import hmac
-from pathlib import Path
 
 from tidegauge.config import Auth, ConfigError, Problem
+from tidegauge.small_file import read_small
 
 _LEAST = 8
 """Characters of a secret: a shorter one is a slip, such as an empty file."""
@@ -77,7 +77,7 @@ class Gate:
         if path is None:
             return []
         try:
-            text = Path(path).read_text()
+            text = read_small(path).decode()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", "it is not text")
             raise self._wrong(name, f"{path} cannot be read: {reason}") from None
@@ -96,9 +96,10 @@ def _presented(authorization: str | bytes | None) -> tuple[str, bytes]:
     text = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization or ""
     scheme, _, secret = text.partition(" ")
     scheme = scheme.capitalize()
-    if scheme != "Basic":
-        return scheme, secret.strip().encode()
     try:
+        if scheme != "Basic":
+            # Bytes that are no UTF-8 stand in aiohttp's headers as lone surrogates.
+            return scheme, secret.strip().encode(errors="surrogateescape")
         return scheme, base64.b64decode(secret.strip(), validate=True)
     except (binascii.Error, ValueError):
         return "", b""

@@ -36,6 +36,8 @@ _ROUNDS = 3
 _FAR = 1e6
 """Bandwidths from the centre beyond which a component is cut: its phase is arbitrary long before."""
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 _EXPONENT = 0x7F80_0000
 """All ones in infinities and NaNs (IEEE 754, binary32)."""
 
@@ -74,8 +76,8 @@ class Frequencies:
             sums: float64[2, count], added to: sums of cosines and of sines.
         """
         scratch = np.empty(self.padded * LANES, np.float32)
-        scale = np.float32(1.0 / (2.0 * math.pi * bandwidth * self.padded))
-        most = np.float32(_FAR * bandwidth)
+        scale = np.float32(min(1.0 / (2.0 * math.pi * bandwidth * self.padded), _LARGEST))
+        most = np.float32(min(_FAR * bandwidth, _LARGEST))
         return int(_fold(rows, rows.view(np.uint32), center, self.signs, scale, most, scratch, moments, sums))
 
     def map(

@@ -29,6 +29,9 @@ misses; it sees a shift (one of 20 by half a standard deviation) a little better
 _EXPLAINED = 0.8
 """Share of the variance that the components kept explain at least."""
 
+_LEAST = 20
+"""Rows of either sample, for the normal law of Mann and Whitney's statistic."""
+
 _CATEGORIES = 8
 """Categories told apart, the most frequent ones."""
 
@@ -110,25 +113,69 @@ def _standard(marks: npt.NDArray[np.bool_]) -> Floats:
     return np.asarray((marks - share) / spread if spread > 0 else np.zeros(len(marks)), np.float64)
 
 
+def apart(reference: Floats, window: Floats) -> tuple[Floats, Floats]:
+    """Both samples without the repeats of rows that only one of them has.
+
+    What comes again and again on one side only, as the same few customers' rows or doubled training data,
+    is no independent row each time. Rows that both have, as those of a few categories, stay as they are.
+    """
+    whose, first = _values(np.concatenate([reference, window]))
+    n = len(reference)
+    kept = np.isin(whose, np.intersect1d(whose[:n], whose[n:]))
+    kept[first] = True
+    return reference[kept[:n]], window[kept[n:]]
+
+
+def _values(rows: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The number of each row's value among the distinct ones, and the first row of each: int64."""
+    plain = np.ascontiguousarray(rows + 0.0)  # no negative zeros
+    known = plain.view(np.dtype((np.void, plain.itemsize * plain.shape[1])))[:, 0]
+    _, first, whose = np.unique(known, return_index=True, return_inverse=True)
+    return whose, first
+
+
+def _unlearned(rows: Sequence[Floats]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which rows to judge, of `rows`: the learned ones of two samples, and the others of both.
+
+    Not those that were learned as ones of one sample alone: they would be known by heart. Where learned
+    rows repeat by chance, as those of few categories, both samples have them. A row that was not learned
+    counts once in each sample. Which are left out depends on what was learned and on each sample alone, so
+    that the others of both samples stay exchangeable without drift.
+    """
+    whose, _ = _values(np.concatenate(rows))
+    one, other, *judged = np.split(whose, np.cumsum([len(part) for part in rows])[:-1])
+    by_heart, learned = np.setxor1d(one, other), np.union1d(one, other)
+    found = []
+    for part in judged:
+        once = np.zeros(len(part), bool)
+        once[np.unique(part, return_index=True)[1]] = True
+        found.append((once | np.isin(part, learned)) & ~np.isin(part, by_heart))
+    return found[0], found[1]
+
+
 def domain_auc(reference: Floats, window: Floats) -> Separation:
     """How well a classifier tells the window's rows from the reference's, on rows that it has not seen.
 
     It is learned from every other row of each sample (rows come in no order) by ridge regression of which
     sample a row is of, on a kernel that is half linear and half Gaussian with the median distance: the
     linear half finds columns that shift, the Gaussian half what changes between them. The classifier
-    two-sample test of Lopez-Paz & Oquab 2017, with the AUC instead of the accuracy.
+    two-sample test of Lopez-Paz & Oquab 2017, with the AUC instead of the accuracy. NaN where fewer than
+    `_LEAST` rows of a sample are other ones than were learned.
     """
     learned = np.concatenate([reference[::2], window[::2]])
     n, m = len(reference[::2]), len(window[::2])
+    known, seen = _unlearned([reference[::2], window[::2], reference[1::2], window[1::2]])
+    if min(known.sum(), seen.sum()) < _LEAST:
+        return Separation(math.nan, math.nan, math.nan)
     labels = np.concatenate([np.full(n, -m / (n + m)), np.full(m, n / (n + m))])
-    judged = np.concatenate([reference[1::2], window[1::2]])
+    judged = np.concatenate([reference[1::2][known], window[1::2][seen]])
     squared = _distances(learned, learned)
     median = float(np.median(squared[np.triu_indices(len(learned), 1)])) or 1.0
     kernel = _kernel(learned, learned, squared, median)
     kernel[np.diag_indices(len(kernel))] += _PENALTY * len(learned) * float(np.trace(kernel)) / len(kernel)
     weights = np.linalg.solve(kernel, labels)
     scores = _kernel(judged, learned, _distances(judged, learned), median) @ weights
-    return separation(scores[: len(reference[1::2])], scores[len(reference[1::2]) :])
+    return separation(scores[: known.sum()], scores[known.sum() :])
 
 
 def _distances(a: Floats, b: Floats) -> Floats:
@@ -151,6 +198,7 @@ class Reconstruction(NamedTuple):
 def reconstruction(reference: Floats, window: Floats) -> Reconstruction:
     """Principal components of half of the reference, at least `_EXPLAINED` of its variance, judged on the
     other half and the window. NaN where nothing is left over to be an error."""
+    reference, window = apart(reference, window)
     learned, judged = reference[::2], reference[1::2]
     mean = learned.mean(axis=0)
     values, vectors = components(learned - mean)

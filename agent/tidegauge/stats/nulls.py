@@ -76,7 +76,8 @@ def squares_null(first: float, second: float, third: float) -> SquaredNull:
     """The null of a sum of squares whose weights have these sums of first, second and third powers."""
     if second <= 0 or third <= 0:
         return SquaredNull(first, 0.0, 0.0, 0.0)
-    degrees = second**3 / third**2
+    scale = second / third  # of one weight; powers of powers would underflow
+    degrees = second * scale * scale
     slope = math.sqrt(degrees / second)
     limit = first + (chi_square_quantile(TAIL, degrees) - degrees) / slope
     return SquaredNull(first, float(slope), float(degrees), float(limit))

@@ -1,7 +1,7 @@
 """The overlays' pods, run by `podman kube play`: MLServer with the agent beside it, hardened as they say.
 
 Podman knows no native sidecars, hooks or probes, so the kubelet's part is played here: which container is
-started and stopped when. What differs from the manifest is all in `playable`.
+started and stopped when, and how a ConfigMap is mounted. What differs from the manifest is all in `playable`.
 """
 
 from __future__ import annotations
@@ -66,16 +66,57 @@ except OSError as error:
 print(status)
 """
 
+SPAN = """
+import json, time
+from urllib.request import Request, urlopen
+now = time.time_ns()
+span = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "predict", "kind": 2}
+span |= {"startTimeUnixNano": str(now - 10**6), "endTimeUnixNano": str(now)}
+body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode()
+url = "http://127.0.0.1:4318/v1/traces"
+print(urlopen(Request(url, body, {"Content-Type": "application/json"})).status)
+"""
+SAID = """
+import re, sys
+from urllib.request import urlopen
+text = urlopen("http://127.0.0.1:9464/metrics").read().decode()
+print(*(found[1] for found in re.finditer(sys.argv[1], text, re.M)))
+"""
+HASH = r'^tidegauge_config_info\{hash="(\w+)"\} 1'
+TAKEN = r"^tidegauge_config_last_reload_successful (\S+)"
+FAILING = r'^tidegauge_reload_failing\{setting="config"\} (\S+)'
+FOLDED = r'^tidegauge_folded_total\{[^}]*signal="traces"\} (\S+)'
+
 Podman = Callable[..., str]
 
 
+class Mount:
+    """A ConfigMap as the kubelet mounts it: files are links through `..data`, which is swapped at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._version = folder, 0
+        folder.mkdir()
+
+    def put(self, files: dict[str, str]) -> None:
+        self._version += 1
+        version = self.folder / f"..{self._version}"
+        version.mkdir()
+        for name, text in files.items():
+            (version / name).write_text(text)
+            if not (self.folder / name).is_symlink():
+                (self.folder / name).symlink_to(f"..data/{name}")
+        (self.folder / "..data_tmp").symlink_to(version.name)
+        (self.folder / "..data_tmp").replace(self.folder / "..data")
+
+
 class Pod(NamedTuple):
-    """A pod made of an overlay: its two containers, and the agent's preStop command."""
+    """A pod made of an overlay: its two containers, the agent's preStop command, its configuration."""
 
     podman: Podman
     agent: str
     server: str
     before_stop: list[str]
+    config: Mount
 
     def begin(self, *containers: str) -> None:
         self.podman("start", *containers)
@@ -93,22 +134,28 @@ class Pod(NamedTuple):
 
 @pytest.fixture
 def make_pod(
-    podman: Podman, image: str, base: str, mlserver: Path, tmp_path: Path
+    tool: Callable[[str, str], Path],
+    podman: Podman,
+    image: str,
+    base: str,
+    mlserver: Path,
+    tmp_path: Path,
 ) -> Iterator[Callable[[str], Pod]]:
     """Makes an overlay's pod, with nothing started in it."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on this machine")
+    binary = str(tool("kustomize", "kustomize"))
     file = tmp_path / "pod.yaml"
 
     def make(overlay: str) -> Pod:
-        command = ["kubectl", "kustomize", str(OVERLAYS / overlay)]
+        command = [binary, "build", str(OVERLAYS / overlay)]
         found = list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True).stdout))
         [config] = [one for one in found if one["kind"] == "ConfigMap"]
         [workload] = [one for one in found if one["kind"] == "Deployment"]
+        mount = Mount(tmp_path / "config")
+        mount.put(config["data"])
         pod, hook = playable(workload["spec"]["template"], image, base, mlserver, tmp_path)
-        file.write_text(yaml.safe_dump_all([config, pod]))
+        file.write_text(yaml.safe_dump(pod))
         podman("kube", "play", "--network", "none", "--start=false", str(file))
-        return Pod(podman, f"{NAME}-tidegauge", f"{NAME}-server", hook)
+        return Pod(podman, f"{NAME}-tidegauge", f"{NAME}-server", hook, mount)
 
     yield make
     podman("pod", "rm", "--force", "--time", "5", NAME)
@@ -156,9 +203,12 @@ def playable(
     state.mkdir()
     state.chmod(0o777)
     folder.chmod(0o755)
-    spec["volumes"] = [one for one in spec["volumes"] if "emptyDir" not in one] + [
+    # Podman copies a ConfigMap once; the kubelet swaps a link when it changes.
+    assert {one["name"] for one in spec["volumes"]} == {"tidegauge-config", "tidegauge-state"}
+    volumes = {"tidegauge-config": folder / "config", "tidegauge-state": state}
+    spec["volumes"] = [
         {"name": name, "hostPath": {"path": str(path)}}
-        for name, path in {"tidegauge-state": state, "packages": mlserver, "model": model}.items()
+        for name, path in (volumes | {"packages": mlserver, "model": model}).items()
     ]
     spec |= {"containers": [agent, server], "restartPolicy": "Never"}
     metadata = {"name": NAME, "labels": template["metadata"]["labels"]}
@@ -230,3 +280,44 @@ def test_both_run_without_privileges(
                 "root": "Read-only file system",
             }
         )
+
+
+def test_a_change_of_the_config_map_is_taken_by_the_running_agent(
+    make_pod: Callable[[str], Pod],
+    python: Callable[..., str],
+    answers: Callable[..., bool],
+    until: Callable[..., Any],
+) -> None:
+    """No new pod and no lost count; what a running agent cannot take is refused, and waits for a restart."""
+
+    def said(pattern: str) -> str:
+        return python(pod.agent, SAID, pattern)
+
+    def put(settings: dict[str, Any]) -> str:
+        """Swap the configuration; returns the hash that it has with the container's environment."""
+        pod.config.put({"agent.yaml": yaml.safe_dump(settings)})
+        told = pod.podman(
+            "exec", pod.agent, "python", "-m", "tidegauge", "check", "/etc/tidegauge/agent.yaml"
+        )
+        return next(line.removeprefix("hash: ") for line in told.splitlines() if line.startswith("hash: "))
+
+    pod = make_pod("native")
+    pod.begin(pod.agent)
+    until(lambda: answers(pod.agent, READY, "200"))
+    assert python(pod.agent, SPAN) == "200"
+    until(lambda: said(FOLDED) == "1.0")
+    settings = yaml.safe_load((pod.config.folder / "agent.yaml").read_text())
+    first = said(HASH)
+    settings["drift"]["threshold"] = 0.25
+    settings["pipeline"]["publish_interval"] = "1s"
+    taken = put(settings)
+    until(lambda: said(HASH) == taken != first)
+    assert (said(TAKEN), said(FOLDED)) == ("1.0", "1.0")
+
+    refused = put(settings | {"state_dir": "/var/lib/tidegauge/elsewhere"})
+    until(lambda: said(TAKEN) == "0.0")
+    assert said(HASH) == taken != refused
+    assert (said(FAILING), said(FOLDED)) == ("1.0", "1.0")
+    pod.podman("restart", "--time", "20", pod.agent)
+    until(lambda: answers(pod.agent, READY, "200"))
+    until(lambda: (said(HASH), said(TAKEN)) == (refused, "1.0"))

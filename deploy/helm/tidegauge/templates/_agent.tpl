@@ -15,7 +15,21 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $open := dict "receivers" (dict "grpc" (dict "endpoint" "0.0.0.0:4317") "http" (dict "endpoint" "0.0.0.0:4318")) -}}
 {{- $config = merge $config $open -}}
 {{- end -}}
+{{- $guard := dict -}}
+{{- if .Values.pages.tlsSecret -}}
+{{- $_ := set $guard "tls" (dict "cert_file" "/etc/tidegauge-secrets/tls.crt" "key_file" "/etc/tidegauge-secrets/tls.key") -}}
+{{- end -}}
+{{- if .Values.pages.tokenSecret -}}
+{{- $_ := set $guard "auth" (dict "bearer_token_file" "/etc/tidegauge-secrets/token") -}}
+{{- end -}}
+{{- $config = merge $config (dict "exporters" (dict "prometheus" $guard)) -}}
 {{- toYaml $config -}}
+{{- end }}
+
+{{/* What a probe asks for. */}}
+{{- define "tidegauge.asked" -}}
+{{- $values := (index . 0).Values -}}
+{path: {{ index . 1 }}, port: metrics{{ if $values.pages.tlsSecret }}, scheme: HTTPS{{ end }}}
 {{- end }}
 
 {{- define "tidegauge.container" -}}
@@ -54,11 +68,11 @@ ports:
   {{- end }}
   - {name: metrics, containerPort: 9464}
 startupProbe:
-  httpGet: {path: /readyz, port: metrics}
+  httpGet: {{ include "tidegauge.asked" (list . "/readyz") }}
   periodSeconds: 1
   failureThreshold: 60
 livenessProbe:
-  httpGet: {path: /healthz, port: metrics}
+  httpGet: {{ include "tidegauge.asked" (list . "/healthz") }}
   periodSeconds: 15
   timeoutSeconds: 5
 {{- if eq .Values.mode "plain" }}
@@ -78,6 +92,9 @@ securityContext:
 volumeMounts:
   - {name: tidegauge-config, mountPath: /etc/tidegauge, readOnly: true}
   - {name: tidegauge-state, mountPath: /var/lib/tidegauge}
+  {{- if or .Values.pages.tlsSecret .Values.pages.tokenSecret }}
+  - {name: tidegauge-secrets, mountPath: /etc/tidegauge-secrets, readOnly: true}
+  {{- end }}
 {{- end }}
 
 {{/* A pod's metadata and spec: the agent, and the server beside it. */}}
@@ -89,12 +106,10 @@ metadata:
     {{- with .Values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  {{- with .Values.podAnnotations }}
   annotations:
-    # A new configuration makes new pods.
-    checksum/config: {{ include "tidegauge.config" . | sha256sum }}
-    {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
-    {{- end }}
+  {{- end }}
 spec:
   automountServiceAccountToken: false
   securityContext:
@@ -126,6 +141,21 @@ spec:
       configMap: {name: {{ .Release.Name }}-tidegauge}
     - name: tidegauge-state
       emptyDir: {sizeLimit: {{ .Values.stateSize }}}
+    {{- if or .Values.pages.tlsSecret .Values.pages.tokenSecret }}
+    - name: tidegauge-secrets
+      projected:
+        sources:
+          {{- with .Values.pages.tlsSecret }}
+          - secret:
+              name: {{ . }}
+              items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
+          {{- end }}
+          {{- with .Values.pages.tokenSecret }}
+          - secret:
+              name: {{ . }}
+              items: [{key: token, path: token}]
+          {{- end }}
+    {{- end }}
   {{- range $key := list "nodeSelector" "tolerations" "affinity" }}
   {{- with index $.Values $key }}
   {{ $key }}:

@@ -1,0 +1,202 @@
+"""The rows of one identity by the values of its segment columns: region, device, customer tier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tidegauge import categories
+from tidegauge.batch import Content
+from tidegauge.config import Drift as Settings
+from tidegauge.layout import Layout, Role, storage_type
+from tidegauge.plain import Plain
+from tidegauge.processors.drift.counts import Counts, Plan, Tables
+from tidegauge.processors.drift.panes import Panes
+
+OTHER, MISSING = "__other__", "__missing__"
+"""The slices of values that have none of their own, and of rows without a value."""
+
+_LONGEST = 128
+"""Characters of a value that gets a slice of its own."""
+
+
+class Slice(NamedTuple):
+    """Where a segment column has one value. `is_other`: one of those that have no slice of their own."""
+
+    column: str
+    value: str
+    is_other: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.column}={self.value}"
+
+
+class Segment:
+    """One segment column: its slices, `own` those of one value by its text, and how many rows had none."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.slices: dict[Slice, Panes] = {}
+        self.own: dict[str, Slice] = {}
+        self.overflowed = 0
+
+    def find(self, texts: Any) -> npt.NDArray[np.int64]:
+        """The place in `own` of each text, -1 where there is none: int64[texts]."""
+        found: Any = pc.index_in(texts, value_set=pa.array(list(self.own), pa.string()))
+        places: npt.NDArray[np.int64] = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return places
+
+
+class Slices:
+    """Counts by slice, on the reference's bins as the whole has them, over `drift.window`.
+
+    A value gets a slice of its own while there are fewer than `drift.slices.max_values` of its column, of
+    one batch the most frequent first; rows of later ones share a slice. One without rows in the window
+    makes room. Rows are those that the whole takes, by its watermark, in `drift.slices.panes` panes:
+    slices of one column add up to the whole, to the row where those are as many as `drift.panes`.
+    """
+
+    def __init__(self, tables: Tables, settings: Settings) -> None:
+        self._tables = tables
+        self._settings = settings.slices
+        self._window_ns = int(settings.window * 1e9)
+        self._columns: WeakKeyDictionary[Layout, tuple[tuple[int, str], ...]] = WeakKeyDictionary()
+        self.segments: dict[str, Segment] = {}
+
+    def update(
+        self, plan: Plan, layout: Layout, rows: Content, times_ns: npt.NDArray[np.int64], watermark_ns: int
+    ) -> None:
+        """Take in rows that the window takes. `times_ns`: int64[rows], or int64[1] for one of all rows."""
+        columns = self._columns.get(layout)
+        if columns is None:
+            columns = self._columns[layout] = self._chosen(layout, rows.schema)
+        if not columns:
+            return
+        whole = rows.rows if isinstance(rows, Plain) else rows
+        for index, name in columns:
+            segment = self.segments.get(name)
+            if segment is None:
+                if len(self.segments) >= self._settings.max_columns:
+                    continue
+                segment = self.segments[name] = Segment(name)
+            for panes in segment.slices.values():
+                if not panes.holds(watermark_ns):
+                    panes.retire(watermark_ns)
+            self._spread(plan, segment, whole, index, times_ns, watermark_ns)
+
+    def totals(self, clock_ns: int) -> Iterator[tuple[Slice, Counts]]:
+        """Each slice's window at an event time; those without rows are left out."""
+        for segment in self.segments.values():
+            for its, panes in segment.slices.items():
+                total = panes.total(0, clock_ns)
+                if total.rows:
+                    yield its, total
+
+    def begin(self, clock_ns: int) -> int:
+        """Differs from an earlier one if a total may: panes change at other times than the whole's."""
+        width = max(self._window_ns // self._settings.panes, 1)
+        return clock_ns // width if self.segments else 0
+
+    def _chosen(self, layout: Layout, schema: pa.Schema) -> tuple[tuple[int, str], ...]:
+        """Places and names of the columns that are segments and can be told as text."""
+        if self._settings.max_columns == 0:
+            return ()
+        return tuple(
+            (index, name)
+            for index, (name, role) in enumerate(zip(layout.names, layout.roles, strict=True))
+            if (role is Role.SEGMENT or name in self._settings.columns)
+            and _is_countable(storage_type(schema.field(index).type))
+        )
+
+    def _spread(
+        self,
+        plan: Plan,
+        segment: Segment,
+        rows: pa.RecordBatch,
+        index: int,
+        times_ns: npt.NDArray[np.int64],
+        watermark_ns: int,
+    ) -> None:
+        """Sort the rows by slice and pane, and fold each run of them."""
+        codes, slices = self._coded(segment, rows.column(index))
+        width = max(self._window_ns // self._settings.panes, 1)
+        first = watermark_ns // width - self._settings.panes + 1
+        # Rows before the window, which another window may have room for, are in the first place.
+        panes = np.maximum(times_ns // width - first, -1) + 1
+        keys = codes * (self._settings.panes + 1) + panes
+        least, most = int(keys.min()), int(keys.max())
+        if least != most:
+            # Stable, and of small integers: a radix sort.
+            order: Any = np.argsort(keys.astype(np.int16) if most < 2**15 else keys, kind="stable")
+            keys = keys[order]
+            rows = rows.take(order)
+        cuts = [0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)]
+        runs = []
+        for begin, end in pairwise(cuts):
+            code, place = divmod(int(keys[begin]), self._settings.panes + 1)
+            if place:
+                time_ns = (place - 1 + first) * width
+                pane = self._panes(segment, slices[code]).place(time_ns, time_ns, watermark_ns)
+                assert pane is not None
+                runs.append((begin, end - begin, pane))
+        plan.fold_runs(rows, runs)
+
+    def _coded(self, segment: Segment, column: Any) -> tuple[npt.NDArray[np.int64], list[Slice]]:
+        """The slice of each row, int64[rows], as a place in the list."""
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        texts: Any = pc.cast(encoded.dictionary, pa.string())
+        places = categories.indices(encoded)
+        counts = np.bincount(places, minlength=len(texts) + 1)
+        if texts.null_count:
+            missing = ~texts.is_valid().to_numpy(zero_copy_only=False)
+            places = np.append(np.where(missing, len(texts), np.arange(len(texts))), len(texts))[places]
+            counts = np.bincount(places, minlength=len(texts) + 1)
+        unknown = np.flatnonzero((segment.find(texts) < 0) & (counts[:-1] > 0))
+        if len(unknown):
+            frequent = unknown[np.argsort(-counts[unknown], kind="stable")]
+            self._admit(segment, [texts[place].as_py() for place in frequent[: self._room(segment)].tolist()])
+        slices = [*segment.own.values(), Slice(segment.name, MISSING)]
+        found = np.append(segment.find(texts), len(slices) - 1)
+        overflowed = int(counts[found < 0].sum())
+        if overflowed:
+            segment.overflowed += overflowed
+            slices.append(Slice(segment.name, OTHER, is_other=True))
+            found[found < 0] = len(slices) - 1
+        return found[places], slices
+
+    def _room(self, segment: Segment) -> int:
+        """How many values more may have a slice of their own; those without rows are let go first."""
+        if len(segment.own) >= self._settings.max_values:
+            for text, its in list(segment.own.items()):
+                if segment.slices[its].is_empty:
+                    del segment.slices[its], segment.own[text]
+        return self._settings.max_values - len(segment.own)
+
+    def _admit(self, segment: Segment, texts: list[str]) -> None:
+        for text in texts:
+            if len(text) <= _LONGEST:
+                its = segment.own[text] = Slice(segment.name, _quoted(text))
+                self._panes(segment, its)
+
+    def _panes(self, segment: Segment, its: Slice) -> Panes:
+        panes = segment.slices.get(its)
+        if panes is None:
+            panes = segment.slices[its] = Panes(self._tables, [self._window_ns], self._settings.panes)
+        return panes
+
+
+def _is_countable(kind: Any) -> bool:
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in (*texts, pa.types.is_boolean, pa.types.is_integer))
+
+
+def _quoted(text: str) -> str:
+    """A value that is one of the agent's own names, or empty, stands in quotes (and so do quoted ones)."""
+    return f"'{text}'" if text.strip("'") in ("", OTHER, MISSING) else text
