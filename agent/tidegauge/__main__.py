@@ -32,7 +32,9 @@ def main() -> None:
 
 
 def _terminated(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
+    # At once, as without a handler: an exception would be lost where it is raised in a callback or a
+    # finaliser, of which imports have many.
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":
