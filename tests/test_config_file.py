@@ -41,7 +41,9 @@ def test_every_error_is_told_at_once_with_its_path_and_a_hint(tmp_path):
         """
 recievers: {}
 receivers: {grpc: {endpoint: 4317, max_message_size: 64}}
-drift: {window: 5m, panes: 0, bins: many, significance: 1.5}
+drift:
+  {window: 5m, panes: 0, bins: many, significance: 1.5, fixed_period: 2026-03-02, detectors: [adwn],
+   other_baselines: rolling}
 latency: {spans: some}
 references: [{modle: x, version: 2.1}]
 exporters: [1]
@@ -51,9 +53,13 @@ exporters: [1]
     assert "64MiB" in found["receivers.grpc.max_message_size"].message
     assert found["references[0].version"].hint == "put it in quotes"
     assert "requests, all" in found["latency.spans"].hint
+    assert found["drift.fixed_period"].hint == "put it in quotes"
+    assert found["drift.detectors"].hint == "one of: adwin, page_hinkley, ddm, eddm, hddm_a"
+    assert found["drift.other_baselines"].hint == "a list is written [A, B], of: fixed, rolling, seasonal"
     assert set(found) == {
         *("recievers", "receivers.grpc.endpoint", "receivers.grpc.max_message_size"),
         *("drift.panes", "drift.bins", "drift.significance", "drift.allowed_lateness", "latency.spans"),
+        *("drift.fixed_period", "drift.detectors", "drift.other_baselines"),
         *(
             "references[0].modle",
             "references[0].version",

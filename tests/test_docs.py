@@ -321,6 +321,22 @@ def test_python_in_the_text_compiles(page: Path) -> None:
         compile(body, str(page), "exec")
 
 
+# "a file for each", which the drawing does not name one by one
+ALIKE = {"stats", "generate", "scrapers"}
+
+
+def test_every_file_stands_in_the_house() -> None:
+    agent, text = ROOT / "agent" / "tidegauge", (ROOT / "docs" / "architecture.md").read_text()
+    house = set(re.findall(r"\w+", text.split("## The house")[1].split("```")[1]))
+    rooms = {path.name for path in agent.iterdir() if path.is_dir()} - {"__pycache__"}
+    files = {
+        path.stem
+        for path in agent.rglob("*.py")
+        if not path.stem.startswith("__") and path.relative_to(agent).parts[0] not in ALIKE
+    }
+    assert rooms | files <= house
+
+
 def test_the_image_has_what_it_is_built_from() -> None:
     """A file that the Dockerfile copies and .dockerignore hides fails only when an image is built."""
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}

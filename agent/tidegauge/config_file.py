@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
 from collections.abc import Iterator, Mapping
+from datetime import date
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
@@ -132,8 +133,7 @@ def _value(kind: Any, raw: Any, path: str, problems: list[Problem]) -> Any:
     try:
         return _plain(kind, raw)
     except (msgspec.ValidationError, ValueError) as error:
-        hint = "put it in quotes" if kind is str and isinstance(raw, int | float) else _choices(kind)
-        problems.append(Problem(path, f"{_shown(raw, path)} will not do: {error}", hint))
+        problems.append(Problem(path, f"{_shown(raw, path)} will not do: {error}", _hint(kind, raw)))
         return None
 
 
@@ -145,11 +145,23 @@ def _plain(kind: Any, raw: Any) -> Any:
     return msgspec.convert(raw, kind)
 
 
-def _choices(kind: Any) -> str:
-    options = get_args(kind) if get_origin(kind) is Literal else ()
-    if get_origin(kind) in (Union, types.UnionType):
-        options = tuple(option for part in get_args(kind) for option in get_args(part))
-    return f"one of: {', '.join(map(str, options))}" if options else ""
+def _hint(kind: Any, raw: Any) -> str:
+    if str in (kind, *get_args(kind)) and isinstance(raw, int | float | date):
+        return "put it in quotes"
+    options = ", ".join(_options(kind))
+    if get_origin(kind) is tuple and not isinstance(raw, list):
+        return f"a list is written [A, B]{f', of: {options}' if options else ''}"
+    return f"one of: {options}" if options else ""
+
+
+def _options(kind: Any) -> Iterator[str]:
+    if get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        yield from map(str, kind)
+    else:
+        for part in get_args(kind):
+            yield from _options(part)
 
 
 def _join(path: str, key: object) -> str:
@@ -174,7 +186,7 @@ def _place(error: Exception) -> str:
 def _shown(raw: Any, path: str) -> str:
     if _SECRETIVE.search(path):
         return "what stands there"
-    text = repr(raw)
+    text = str(raw) if isinstance(raw, date) else repr(raw)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
@@ -228,7 +240,7 @@ def _period_problems(drift: Drift) -> Iterator[Problem]:
             yield Problem("drift.fixed_period", str(error))
     elif Baseline.FIXED in (drift.other_baselines or ()):
         hint = "for instance 2026-03-02/2026-03-09"
-        yield Problem("drift.fixed_period", "drift.other_baselines has fixed in it", hint)
+        yield Problem("drift.fixed_period", "is to be set, as drift.other_baselines has fixed", hint)
 
 
 def _collector_problems(config: Config, own: Mapping[tuple[str, int], str]) -> list[Problem]:

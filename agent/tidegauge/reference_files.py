@@ -90,9 +90,10 @@ class ReferenceFiles(Generic[P]):
                 return None
             self._stamps[path] = stamp
             return Reference.load(path)
-        except (OSError, ProfileError) as error:
-            if isinstance(error, ProfileError) or self._stamps.get(path) != str(error):
-                log.warning("the reference goes on as it is: %s", error)
-            if isinstance(error, OSError):
-                self._stamps[path] = str(error)
-            return None
+        except ProfileError as error:
+            log.warning("the reference goes on as it is: %s", error)
+        except OSError as error:
+            if self._stamps.get(path) != str(error):
+                log.warning("the reference goes on as it is: %s cannot be read: %s", path, error.strerror)
+            self._stamps[path] = str(error)
+        return None

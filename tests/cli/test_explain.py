@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import ssl
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import trustme
 from pyarrow import flight
 
 from tidegauge.batch import Records
@@ -184,6 +188,20 @@ def test_a_page_that_is_none_of_the_agents_is_told(command, start_agent):
     done = command("explain", "--model", "m", "--url", f"http://127.0.0.1:{agent.pages}/elsewhere")
     assert done.exit_code == 1
     assert "answers 404: no agent's pages are there" in done.stderr
+
+
+def test_a_certificate_that_is_not_trusted_names_the_option_for_its_ca(command):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        done = command("explain", "--model", "m", "--url", f"https://127.0.0.1:{server.server_port}")
+        thread.join()
+    assert done.exit_code == 1
+    assert "a certificate that is not trusted here" in done.stderr
+    assert "--ca-file names the PEM of its CA" in done.stderr
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reference")
     random = np.random.default_rng(1)
     columns = {"transaction_amount": random.normal(size=500), "age": random.random(500)}
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(random.normal(size=2_000)), 4)
     pq.write_table(pa.table(columns | {"score": random.random(500)}), folder / "train.parquet")
     build = ["reference", "build", str(folder / "train.parquet"), "--model", "fraud", "--version", "2.1"]
     done = CliRunner().invoke(commands, [*build, "-o", str(folder / "fraud.parquet")])
@@ -74,7 +75,7 @@ def test_a_reference_gives_the_model_its_rules_and_its_columns_to_choose_from(
         "datasource": "prometheus",
         "model": "fraud",
         "version": "2.1",
-        "feature": "transaction_amount,age",
+        "feature": "transaction_amount,age,vector",
         "output": "score",
     }
 

@@ -243,6 +243,61 @@ def test_status_page_shows_the_score_against_the_reference_whatever_else_is_judg
     assert Page(status_page(tuple(found))).row("fraud 2.1", "income")[2:4] == ["drifted", "0.73"]
 
 
+def test_status_page_tells_of_models_what_a_table_of_columns_does_not() -> None:
+    auc = (*MODEL, ("statistic", "domain_auc"))
+    cause = (("cause", "data"), ("evidence", "feature_drift"))
+    page = Page(
+        status_page(
+            (
+                *METRICS,
+                gauge("feature.drift.alarm", "", (feature("age"), 1.0), (feature("income"), 0.0)),
+                gauge("model.serving_health", "1", (MODEL, 0.5)),
+                gauge("model.serving_health.part", "1", ((*MODEL, ("part", "data")), 0.25)),
+                gauge(
+                    "model.first_cause",
+                    "1",
+                    ((*MODEL, ("cause", "machine"), ("evidence", "gpu_power_cap")), 0.4),
+                    ((*MODEL, *cause), 0.9),
+                ),
+                gauge("model.drifted", "", (MODEL, 1.0)),
+                gauge("model.drift.statistic", "", (auc, 0.75), ((*MODEL, ("statistic", "pca_error")), 2.0)),
+                gauge("model.drift.null_quantile", "", ((*auc, ("probability", "0.95")), 0.53)),
+                gauge(
+                    "model.slice.rows",
+                    "",
+                    *(((*MODEL, ("slice", f"region={name}")), rows) for name, rows in (("eu", 9), ("us", 7))),
+                ),
+                gauge("model.slice.drifted_columns", "", ((*MODEL, ("slice", "region=us")), 2.0)),
+                gauge("tidegauge.checkpoint.time", "s", ((), 1_800_000_000.0)),
+                gauge("tidegauge.config.last_reload_success_timestamp", "s", ((), 0.0)),
+            )
+        )
+    )
+    assert page.row("fraud 2.1", "data 25.0%")[2:] == ["data (feature_drift)", "50.0%"]
+    assert page.row("fraud 2.1", "age")[2] == "in alarm"
+    assert page.row("fraud 2.1", "drifted")[2:] == ["0.75", "0.53"]
+    assert page.row("fraud 2.1", "region=us")[2:] == ["drifted", "2", "7"]
+    assert page.row("fraud 2.1", "region=eu")[2:] == ["steady", "0", "9"]
+    marked = [row[1] for row, is_marked in zip(page.rows, page.marked, strict=True) if is_marked]
+    assert marked == ["age", "income", "drifted", "region=us"]
+    assert page.row("tidegauge.checkpoint.time")[-1] == "2027-01-15 08:00:00 UTC"
+    assert page.row("tidegauge.config.last_reload_success_timestamp")[-1] == "never"
+
+
+def test_status_page_has_an_embeddings_own_p_value() -> None:
+    where = (*MODEL, ("feature", "vector"))
+    found = (
+        gauge("feature.drift.score", "", (where, 0.3)),
+        gauge(
+            "feature.drift.p_value",
+            "",
+            ((*where, ("statistic", "mmd")), 0.002),
+            ((*where, ("statistic", "mean_euclidean")), 0.5),
+        ),
+    )
+    assert Page(status_page(found)).row("fraud 2.1", "vector")[3:5] == ["0.3", "0.002"]
+
+
 def test_status_page_tells_what_requests_are_made_of() -> None:
     where: Attributes = (*MODEL, ("operation", "/predict"))
     prefill = ExponentialHistogram((*MODEL, ("phase", "prefill")), 4, -80, (0, 9), 0, 0.3, 0.0325, 0.033)

@@ -51,6 +51,15 @@ def test_a_feature_that_is_named_gets_the_rule_that_a_team_would_write() -> None
     assert (rule.expr, rule.wait) == (f"{mean} > 0.5", "10m")
 
 
+def test_what_stands_beside_the_reference_is_in_no_rule_that_names_no_feature() -> None:
+    proper = '{window="",baseline="",reference=""}'
+    for name in ("FeatureDrifted", "PredictionDrifted", "EmbeddingDrifted", "FeatureDriftHigh"):
+        [rule] = alerts(Plan(), "models", name)
+        assert rule.expr.count(proper) == 1
+    [rule] = alerts(Plan(models=(FRAUD,)), "models", "FeatureDriftHigh")
+    assert 'version="2.1",window="",baseline="",reference=""}' in rule.expr
+
+
 def test_models_that_are_named_get_rules_of_their_own() -> None:
     plan = Plan(models=(FRAUD, Watched(model="other", outputs=("y",))), features=("amount",), score=0.5)
     assert [one.expr for one in alerts(plan, "models", "FeatureDriftHigh")] == [

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from tidegauge.generate.plan import Plan, Watched
-    from tidegauge.profile import Reference
+    from tidegauge.profile import Embedding, Profile, Reference
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -181,7 +181,8 @@ def _watched(path: Path, names: Mapping[str, str]) -> Watched:
 def _columns(reference: Reference, features: bool) -> tuple[str, ...]:
     from tidegauge.layout import Role
 
-    return tuple(one.name for one in reference.profiles if (one.role is Role.FEATURE) is features)
+    every: tuple[Profile | Embedding, ...] = (*reference.profiles, *reference.embeddings)
+    return tuple(one.name for one in every if (one.role is Role.FEATURE) is features)
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

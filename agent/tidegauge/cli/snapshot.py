@@ -77,6 +77,11 @@ def fetch(url: str, token_file: Path | None = None, ca_file: Path | None = None)
             ) from error
     except (URLError, HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise click.ClickException(
+                f"{url} shows a certificate that is not trusted here ({reason.verify_message}): --ca-file "
+                "names the PEM of its CA"
+            ) from error
         raise click.ClickException(
             f"no agent answers at {url} ({reason}); is it running? --url takes where its pages are, "
             "exporters.prometheus.endpoint in its configuration"

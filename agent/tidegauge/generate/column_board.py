@@ -7,9 +7,11 @@ from typing import Protocol
 from tidegauge.generate import marks
 from tidegauge.generate.dashboard import Dashboard, Row, Variable, chosen
 from tidegauge.generate.panel import Panel, Query
-from tidegauge.generate.plan import Plan
+from tidegauge.generate.plan import PROPER, Plan
 
 _BY = "by (bin)"
+_CURRENT = 'reference=""'
+_SCORE = 'statistic=~"psi|mmd"'
 
 
 class _Selector(Protocol):
@@ -62,27 +64,26 @@ def _board(plan: Plan, family: str, column: str, named: tuple[str, ...]) -> Dash
 
 
 def _drift(plan: Plan, of: _Selector) -> tuple[Panel, ...]:
-    main = 'window=""'
     return (
         Panel(
-            title="PSI, by window",
+            title="Score, by window and baseline",
             queries=(
-                Query(of("drift_score"), "{{window}} {{instance}}"),
-                Query(of("drift_null_quantile", f'statistic="psi",{main}'), "usual {{instance}}"),
+                Query(of("drift_score"), "{{window}} {{baseline}} {{reference}} {{instance}}"),
+                Query(of("drift_null_quantile", f"{_SCORE},{PROPER}"), "usual {{instance}}"),
             ),
             limit=plan.psi,
             about="What is usual: 95 of 100 windows of this size stay below it without drift.",
         ),
         Panel(
             title="p-value",
-            queries=(Query(of("drift_p_value", f'statistic="psi",{main}'), "{{instance}}"),),
+            queries=(Query(of("drift_p_value", f"{_SCORE},{PROPER}"), "{{instance}}"),),
             at_most=1,
         ),
         Panel(
             title="Evidence over time",
             queries=(
-                Query(of("drift_evidence_ratio"), "{{instance}}"),
-                Query(of("drift_alarm"), "alarm {{instance}}"),
+                Query(of("drift_evidence_ratio"), "{{reference}} {{instance}}"),
+                Query(of("drift_alarm"), "alarm {{reference}} {{instance}}"),
             ),
             unit="percentunit",
             limit=1,
@@ -90,9 +91,9 @@ def _drift(plan: Plan, of: _Selector) -> tuple[Panel, ...]:
         Panel(
             title="Every statistic",
             queries=(
-                Query(f"max by (statistic) ({of('drift_statistic', main)})"),
-                Query(f"max by (statistic) ({of('drift_null_quantile', main)})"),
-                Query(f"min by (statistic) ({of('drift_p_value', main)})"),
+                Query(f"max by (statistic) ({of('drift_statistic', PROPER)})"),
+                Query(f"max by (statistic) ({of('drift_null_quantile', PROPER)})"),
+                Query(f"min by (statistic) ({of('drift_p_value', PROPER)})"),
             ),
             kind="table",
             width=12,
@@ -104,8 +105,13 @@ def _drift(plan: Plan, of: _Selector) -> tuple[Panel, ...]:
             ),
         ),
         Panel(
-            title="Verdict of the window, by window",
-            queries=(Query(f"max by (window) ({of('drifted')})", "drifted {{window}}"),),
+            title="Verdict, by window and baseline",
+            queries=(
+                Query(
+                    f"max by (window, baseline) ({of('drifted', _CURRENT)})",
+                    "drifted {{window}} {{baseline}}",
+                ),
+            ),
             kind="state-timeline",
             width=12,
             limit=1,
@@ -156,7 +162,7 @@ def _values(of: _Selector) -> tuple[Panel, ...]:
             queries=(
                 Query(f"max({of('constant')})", "constant"),
                 Query(f"max({of('vanished')})", "vanished"),
-                Query(f"max by (reason) ({of('drift_unjudged')})", "not judged: {{reason}}"),
+                Query(f"max by (reason) ({of('drift_unjudged', PROPER)})", "not judged: {{reason}}"),
                 Query(f"max by (reason) ({of('skipped')})", "skipped: {{reason}}"),
             ),
             kind="state-timeline",

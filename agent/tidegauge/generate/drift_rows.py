@@ -6,9 +6,10 @@ from tidegauge.generate import marks
 from tidegauge.generate.dashboard import Row, link
 from tidegauge.generate.marks import of_model
 from tidegauge.generate.panel import Panel, Query
+from tidegauge.generate.plan import PROPER
 
 _AUC = 'statistic="domain_auc"'
-_MMD = 'statistic="mmd",window=""'
+_MMD = f'statistic="mmd",{PROPER}'
 
 
 def rows() -> tuple[Row, ...]:

@@ -6,10 +6,9 @@ from tidegauge.generate import marks
 from tidegauge.generate.dashboard import Dashboard, Row, link
 from tidegauge.generate.marks import RATE, of_model
 from tidegauge.generate.panel import Panel, Query
-from tidegauge.generate.plan import Plan, number
+from tidegauge.generate.plan import PROPER, Plan, number
 
 BY = "model, version"
-_WINDOW = 'window=""'
 _COUNT = of_model("model_inference_latency_seconds_count")
 _BUCKETS = of_model("model_inference_latency_seconds_bucket")
 _ERRORS = f"""\
@@ -66,7 +65,7 @@ def _table() -> Panel:
         _REQUESTS,
         _ERRORS,
         _P99,
-        f"max by ({BY}) ({of_model('feature_drift_score', _WINDOW)})",
+        f"max by ({BY}) ({of_model('feature_drift_score', PROPER)})",
         f"max by ({BY}) ({of_model('model_drift_alarm')})",
         f"sum by ({BY}) (max by ({BY}, check) ({of_model('model_data_quality_violations')}))",
     )

@@ -6,12 +6,11 @@ from tidegauge.generate import drift_rows, marks
 from tidegauge.generate.dashboard import Dashboard, Row, Variable, link
 from tidegauge.generate.marks import RATE, of_model
 from tidegauge.generate.panel import Panel, Query
-from tidegauge.generate.plan import Plan
+from tidegauge.generate.plan import PROPER, Plan
 
 _CHOSEN = 'operation=~"$operation"'
 _COUNT = of_model("model_inference_latency_seconds_count", _CHOSEN)
 _BUCKETS = of_model("model_inference_latency_seconds_bucket", _CHOSEN)
-_WINDOW = 'window=""'
 
 
 def board(plan: Plan) -> Dashboard:
@@ -175,14 +174,14 @@ def _drift(plan: Plan) -> tuple[Panel, ...]:
             about="As a share of what makes an alarm.",
         ),
         Panel(
-            title="Features: PSI",
-            queries=(Query(f"topk(10, {of_model('feature_drift_score', _WINDOW)})", "{{feature}}"),),
+            title="Features: score",
+            queries=(Query(f"topk(10, {of_model('feature_drift_score', PROPER)})", "{{feature}}"),),
             limit=plan.psi,
             link=feature,
         ),
         Panel(
-            title="Outputs: PSI",
-            queries=(Query(of_model("prediction_drift_score", _WINDOW), "{{output}}"),),
+            title="Outputs: score",
+            queries=(Query(of_model("prediction_drift_score", PROPER), "{{output}}"),),
             limit=plan.psi,
             link=output,
         ),

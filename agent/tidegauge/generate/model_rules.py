@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from tidegauge.generate.plan import Plan, Watched, number
+from tidegauge.generate.plan import BESIDE, PROPER, Plan, Watched, number
 from tidegauge.generate.rule import Alert, Group, Record, Rule, RuleFile, matchers, rising
 
 HEAD = """\
@@ -18,12 +18,12 @@ _NAMED = "{{ $labels.model }} {{ $labels.version }}"
 _DRIFT: tuple[Rule, ...] = (
     Record(
         name="model:feature_drift_score:max",
-        expr=f'max by ({WHO}) (feature_drift_score{{window=""}})',
-        note="Of replicas the worst one: fleet-drift.yaml has the drift of them all.",
+        expr=f"max by ({WHO}) (feature_drift_score{{{PROPER}}})",
+        note="Of drift.window against the reference. Of replicas the worst one: fleet-drift.yaml has the drift of them all.",
     ),
     Record(
         name="model:features_drifted:count",
-        expr=f'count by ({WHO}) (max by ({WHO}, feature) (feature_drifted{{window=""}}) == 1)',
+        expr=f"count by ({WHO}) (max by ({WHO}, feature) (feature_drifted{{{PROPER}}}) == 1)",
     ),
     Alert(
         name="ModelDrifted",
@@ -33,14 +33,14 @@ _DRIFT: tuple[Rule, ...] = (
     ),
     Alert(
         name="FeatureDrifted",
-        expr=f"max by ({WHO}, feature) (feature_drifted) == 1",
+        expr=f"max by ({WHO}, feature) (feature_drifted{{{PROPER}}}) == 1",
         wait="15m",
         severity="info",
         summary=f"{_NAMED}: {{{{ $labels.feature }}}} has drifted",
     ),
     Alert(
         name="PredictionDrifted",
-        expr=f"max by ({WHO}, output) (prediction_drifted) == 1",
+        expr=f"max by ({WHO}, output) (prediction_drifted{{{PROPER}}}) == 1",
         wait="15m",
         severity="info",
         summary=f"{_NAMED}: {{{{ $labels.output }}}} has drifted",
@@ -49,7 +49,7 @@ _DRIFT: tuple[Rule, ...] = (
         name="EmbeddingDrifted",
         expr=f"""
         max by ({WHO}, feature) (
-          feature_drifted == 1 and ignoring (statistic) feature_drift_statistic{{statistic="mmd"}}
+          feature_drifted{{{PROPER}}} == 1 and ignoring (statistic) feature_drift_statistic{{statistic="mmd"}}
         )
         """,
         wait="30m",
@@ -166,13 +166,17 @@ def rules(plan: Plan) -> RuleFile:
 
 
 def _high_scores(plan: Plan) -> Iterator[Alert]:
-    """One for each model and feature that is named; else one for all."""
+    """One for each model and feature that is named; else one for all.
+
+    One for a feature is as teams write it, and finds other windows and baselines too, if there are any.
+    """
     models = [one.labels() for one in plan.models] or [()]
     features: list[tuple[tuple[str, str], ...]] = [(("feature", name),) for name in plan.features] or [()]
+    proper = () if plan.features else tuple((label, "") for label in BESIDE)
     for model, feature in itertools.product(models, features):
         yield Alert(
             name="FeatureDriftHigh",
-            expr=f"abs(feature_drift_score{matchers((*model, *feature))}) > {number(plan.score)}",
+            expr=f"abs(feature_drift_score{matchers((*model, *feature, *proper))}) > {number(plan.score)}",
             wait="30m",
             severity="warning",
             summary=f'{_NAMED}: {{{{ $labels.feature }}}} is at {{{{ $value | printf "%.2f" }}}}',

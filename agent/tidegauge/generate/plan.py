@@ -8,6 +8,12 @@ from dataclasses import dataclass
 
 from tidegauge.exporters.buckets import SECONDS, classic_bounds
 
+BESIDE = ("window", "baseline", "reference")
+"""Labels of what stands beside drift.window against the reference."""
+
+PROPER = ",".join(f'{label}=""' for label in BESIDE)
+"""Selects drift.window against the reference."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watched:
