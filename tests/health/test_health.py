@@ -11,7 +11,8 @@ from tidegauge.config import Health as Settings
 from tidegauge.health.health import Health
 from tidegauge.health.history import History
 from tidegauge.health.parts import index, parts
-from tidegauge.snapshot import Snapshots
+from tidegauge.metric import Kind, Metric, Number
+from tidegauge.snapshot import Snapshot, Snapshots
 from tidegauge.units import Duration
 
 
@@ -138,6 +139,27 @@ def test_the_index_is_the_geometric_mean_and_of_nothing_there_is_none():
     assert index({"a": 0.0, "b": 1.0}) == 0.0
     assert np.isnan(index({}))
     assert parts(History(10)) == {}
+
+
+def test_a_step_without_a_word_of_a_model_is_a_step(model_server):
+    """Else what came before a silence and what came after it would be neighbours."""
+    health, server = Health(Settings(window=Duration("5m")), Snapshots()), model_server.Server()
+    for _ in range(20):
+        health.observe(server.step(latency=0.1))
+    for number in range(20):
+        told_ = told(health.observe(Snapshot(100 + number, (100 + number) * model_server.step_ns, ())))
+    assert not [key for key in told_ if key[0].startswith("model.serving_health")]
+
+
+def test_models_beyond_the_limit_are_not_looked_at():
+    health = Health(Settings(max_models=1), Snapshots())
+    first, second = (
+        Metric("prediction.drifted", Kind.GAUGE, "1", "", (Number((("model", name),), 1.0),)) for name in "ab"
+    )
+    found = []
+    for number, metrics in enumerate([(first,), (first, second)]):
+        found = health.observe(Snapshot(number, number + 1, metrics))
+    assert {point.attributes[0] for metric in found for point in metric.points} == {("model", "a")}
 
 
 def test_a_history_keeps_the_last_steps_in_order():

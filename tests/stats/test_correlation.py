@@ -92,3 +92,13 @@ def test_independent_pairs_are_all_pairs_of_noise_and_few_of_a_walk():
     )
     assert independent(*noise) == pytest.approx(1000, rel=0.1)
     assert independent(*walk) < 100
+
+
+def test_a_step_in_each_of_two_series_is_called_a_relation_as_often_as_documented():
+    """One pair in nine instead of one in twenty: the caveat of docs/metrics.md."""
+    random, steps = np.random.default_rng(3), np.arange(240)
+    pairs = [
+        [random.normal(size=240) + 5.0 * (steps >= random.integers(24, 216)) for _ in range(2)]
+        for _ in range(1000)
+    ]
+    assert 0.08 < np.mean([correlate(x, y).p_value < 0.05 for x, y in pairs]) < 0.14

@@ -84,11 +84,13 @@ class Health:
 
     def observe(self, snapshot: Snapshot) -> tuple[Metric, ...]:
         """Take in a step; what is to be told after it."""
-        for model, values in self._signals.read(snapshot.metrics, snapshot.time_ns).items():
+        read = self._signals.read(snapshot.metrics, snapshot.time_ns)
+        for model in read:
             if model not in self._histories and len(self._histories) < self._settings.max_models:
                 self._histories[model] = History(self._steps)
-            if model in self._histories:
-                self._histories[model].append(values)
+        # Also of those that told nothing: a step left out would be a lag too little across it.
+        for model, history in self._histories.items():
+            history.append(read.get(model, {}))
         self._count += 1
         if self._count % _RELATED_EVERY == 0:
             self._relations = {
