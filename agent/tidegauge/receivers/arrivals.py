@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -137,7 +135,7 @@ class Arrivals:
                 grown = (self._memory() - least) / 2**20
                 log.warning("memory grew by %.0f MiB while messages arrived: refused %d", grown, refused)
                 await asyncio.sleep(_TICK_S)
-                await asyncio.to_thread(_trim)
+                await asyncio.to_thread(memory.give_back)
             if self._memory() - least < self._growth // 2:
                 break
         return self._memory()
@@ -152,9 +150,3 @@ class Arrivals:
     def _memory(self) -> int:
         """Bytes of anonymous memory that are not the queue's."""
         return memory.anonymous_bytes() - self._held()
-
-
-def _trim() -> None:
-    """Have glibc give back what was freed; it keeps the holes in its heaps otherwise."""
-    if sys.platform == "linux" and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        malloc_trim(0)
