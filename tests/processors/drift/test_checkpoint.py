@@ -32,7 +32,7 @@ SETTINGS = Settings(
     reference_rows=200,
     min_rows=20,
     bins=5,
-    multivariate=Multivariate(sample_rows=0),  # samples of rows begin anew, as documented
+    multivariate=Multivariate(sample_rows=0),
 )
 ALL = structs.replace(
     SETTINGS,
