@@ -43,6 +43,7 @@ def table(seed, rows, shift=0.0, regions=5, others=3):
         "c": pa.array(random.choice(["a", "b", None, *map(str, range(others))], rows), pa.string()),
         "region": pa.array(random.choice([None, *map(str, range(regions))], rows), pa.string()),
         "tier": random.integers(0, 2, rows),
+        "id": random.integers(0, 10_000, rows),
     }
 
 
@@ -54,13 +55,12 @@ def reference(seed=1):
 
 
 REFERENCE = reference()
+ROLES = {"x": "feature", "c": "feature", "id": "prediction_id"}
 
 
 def send(drift, second, columns, identity=PRODUCTION):
     rows = pa.RecordBatch.from_pydict(columns)
-    fields = [
-        field.with_metadata({"role": "feature" if field.name in "xc" else "segment"}) for field in rows.schema
-    ]
+    fields = [field.with_metadata({"role": ROLES.get(field.name, "segment")}) for field in rows.schema]
     rows = pa.RecordBatch.from_arrays(rows.columns, schema=pa.schema(fields))
     batch = Records("flight", identity, layout_of(rows.schema), rows, NOW + second * S, rows.nbytes)
     return drift.update(batch)
@@ -77,7 +77,12 @@ def restored(old, its=SETTINGS, complete=True):
     return new
 
 
-SINCE_THE_START = ("records.left_out", "model.schema.changes", "model.slice.overflow")
+SINCE_THE_START = (
+    "records.left_out",
+    "model.schema.changes",
+    "model.slice.overflow",
+    "prediction_id.duplicates",
+)
 """Counters that begin at 0 with the process, as Prometheus takes for granted of them."""
 
 
@@ -228,9 +233,10 @@ def test_unseen_categories_are_counted_on_where_they_were(sizes, when):
             "",
             ["more columns of slices than drift.slices.max_columns"],
         ),
+        ({"remembered_ids": 100}, "", ["prediction ids are of another number (drift.remembered_ids)"]),
     ],
 )
-def test_slices_of_other_settings_are_not_used_and_the_rest_is(change, lost, why):
+def test_parts_of_other_settings_are_not_used_and_the_rest_is(change, lost, why):
     old = Drift(SETTINGS, [REFERENCE])
     for second in range(0, 60, 10):
         send(old, second, table(second, 200))
@@ -245,12 +251,35 @@ def test_slices_of_other_settings_are_not_used_and_the_rest_is(change, lost, why
     assert lost not in mine
 
 
+def counted(drift, second, name):
+    [metric] = [metric for metric in drift.collect(NOW + second * S) if metric.name == name]
+    [point] = metric.points
+    return point.value
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_prediction_ids_and_schemas_that_came_before_a_restart_are_known_after_it(complete):
+    old = Drift(SETTINGS, [REFERENCE])
+    send(old, 0, table(1, 100) | {"id": np.arange(100)})
+    new = restored(old, complete=complete)
+    for drift, changes in ((old, 0), (new, 0), (restored(new), 1)):
+        columns = table(2, 100) | {"id": np.arange(50, 150)}
+        if changes:
+            columns["tier"] = columns["tier"].astype(str)
+        send(drift, 1, columns)
+        assert counted(drift, 1, "model.schema.changes") == changes
+    assert counted(old, 1, "prediction_id.duplicates") == counted(new, 1, "prediction_id.duplicates") == 50
+
+
 def test_what_nothing_asks_for_now_is_dropped_without_a_word():
     old = Drift(SETTINGS, [REFERENCE])
     for second in range(0, 60, 10):
         send(old, second, table(second, 200))
     new = Drift(
-        structs.replace(SETTINGS, unseen_categories=0, multivariate=Multivariate(sample_rows=0)), [REFERENCE]
+        structs.replace(
+            SETTINGS, unseen_categories=0, remembered_ids=0, multivariate=Multivariate(sample_rows=0)
+        ),
+        [REFERENCE],
     )
     assert new.restore(frames(old), complete=True) == []
     found = shown(new, 50)
@@ -289,9 +318,9 @@ def test_a_state_of_a_version_without_these_parts_is_read():
     old = Drift(SETTINGS, [REFERENCE])
     for second in range(0, 60, 10):
         send(old, second, table(second, 200))
-    [(frame, _)] = by_kind(old)["window"]
+    [(_, batch)] = by_kind(old)["window"]
     new = Drift(SETTINGS, [REFERENCE])
-    assert new.restore([frame], complete=True) == []
+    assert new.restore([stream([batch.drop_columns(["schemas"])])], complete=True) == []
     found = shown(new, 50)
     assert found["feature.window.rows"] == shown(old, 50)["feature.window.rows"]
     assert "model.slice.rows" not in found
@@ -315,7 +344,11 @@ FRAMES = by_kind(OLD)
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in ("rows", "unseen", "segment") for name in FRAMES[kind][0][1].schema.names],
+    [
+        (kind, name)
+        for kind in ("rows", "unseen", "segment", "ids")
+        for name in FRAMES[kind][0][1].schema.names
+    ],
 )
 @pytest.mark.parametrize("how", ["missing", "of another type"])
 def test_a_part_that_is_not_what_it_should_be_is_told_and_costs_no_other(kind, name, how):

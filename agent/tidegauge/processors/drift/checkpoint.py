@@ -23,6 +23,7 @@ from tidegauge.processors.drift.changes import Found, Key
 from tidegauge.processors.drift.counts import Counts, Tables
 from tidegauge.processors.drift.panes import PaneState
 from tidegauge.processors.drift.past import SUMMARIES, Before, Hour, PastState
+from tidegauge.processors.drift.repeats import RepeatsState
 from tidegauge.processors.drift.rows import RowsState
 from tidegauge.processors.drift.sections import (
     KIND,
@@ -56,7 +57,7 @@ _DETECTOR = pa.struct(
 
 class IdentityState(NamedTuple):
     """All that is kept of one identity. `start_ns` and `sums`, by output, are of its lifetime; `rows`,
-    `unseen` and `segments` are written as sections."""
+    `unseen`, `segments` and `ids` are written as sections."""
 
     identity: Identity
     tables: Tables
@@ -71,13 +72,14 @@ class IdentityState(NamedTuple):
     rows: RowsState | None = None
     unseen: UnseenState | None = None
     segments: tuple[SegmentState, ...] = ()
+    ids: RepeatsState | None = None
 
     def frames(self) -> Iterator[bytes]:
         """It as bytes: first what tells of itself whether the sections can be used."""
         yield _identity_frame(self)
         rows = self.rows if self.rows is not None and self.rows.panes else None
         unseen = self.unseen if self.unseen is not None and self.unseen.summaries else None
-        for part in (rows, unseen, *self.segments):
+        for part in (rows, unseen, *self.segments, self.ids):
             if part is not None:
                 yield Section(self.identity, self.tables, part).frame()
 
@@ -151,6 +153,7 @@ def _identity_frame(state: IdentityState) -> bytes:
         "first_ns": pa.array([state.stream.first_ns]),
         "last_ns": pa.array([state.stream.last_ns]),
         "pauses": pa.array([list(state.stream.pauses)], pa.list_(pa.int64())),
+        "schemas": pa.array([list(state.stream.schemas)], pa.list_(pa.int64())),
         "changes": pa.array([[_detector(*one) for one in state.changes.items()]], pa.list_(_DETECTOR)),
         "log_r": pa.array([alarms.log_r]),
         "alarming": pa.array([alarms.alarming.tolist()], pa.list_(pa.bool_())),
@@ -184,10 +187,17 @@ def _identity_state(row: Row, tables_of: TablesOf) -> IdentityState:
             row["next_pane"].as_py(),
         ),
         AlarmState(log_r.copy(), alarming, tuple(Recent(**arrays) for arrays in recent)),
-        StreamState(row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py())),
+        _stream(row),
         _changes(row["changes"].values),
         _past(row, tables),
         _scores(row, len(tables.profiles)),
+    )
+
+
+def _stream(row: Row) -> StreamState:
+    schemas = row["schemas"].as_py() if "schemas" in row else ()  # of a version without
+    return StreamState(
+        row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py()), tuple(schemas)
     )
 
 

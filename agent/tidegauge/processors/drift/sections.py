@@ -15,6 +15,7 @@ from tidegauge.identity import Identity
 from tidegauge.processors.drift import columns
 from tidegauge.processors.drift.counts import Counts, Tables
 from tidegauge.processors.drift.panes import PaneState
+from tidegauge.processors.drift.repeats import RepeatsState
 from tidegauge.processors.drift.rows import PaneRows, RowsState
 from tidegauge.processors.drift.slices import SegmentState, Slice, SliceState
 from tidegauge.processors.drift.unseen import UnseenState
@@ -23,7 +24,7 @@ from tidegauge.statefile import StateError
 KIND = b"tidegauge.state"
 """The key of what a frame holds, in its metadata."""
 
-_ROWS, _UNSEEN, _SEGMENT = b"rows", b"unseen", b"segment"
+_ROWS, _UNSEEN, _SEGMENT, _IDS = b"rows", b"unseen", b"segment", b"ids"
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ TablesOf = Callable[[Identity], Tables | None]
 Columns = dict[str, Any]  # of pa.Array, which is generic in the stubs only
 Row = Mapping[str, Any]
 
-Part = RowsState | UnseenState | SegmentState
+Part = RowsState | UnseenState | SegmentState | RepeatsState
 
 
 class Section(NamedTuple):
@@ -52,6 +53,8 @@ class Section(NamedTuple):
                 kind, its = _UNSEEN, _unseen_columns(self.part)
             case SegmentState():
                 kind, its = _SEGMENT, _segment_columns(self.part, self.tables)
+            case RepeatsState():
+                kind, its = _IDS, _ids_columns(self.part)
         return columns.one_row({**owner_columns(self.identity, self.tables), **its}, {KIND: kind})
 
 
@@ -215,6 +218,21 @@ def _segment(row: Row, tables: Tables) -> SegmentState:
     )
 
 
+def _ids_columns(state: RepeatsState) -> Columns:
+    return {
+        "tags": columns.alone(state.tags),
+        "oldest": columns.alone(state.oldest),
+        "seed": pa.array([state.seed], pa.uint64()),
+    }
+
+
+def _ids(row: Row, _tables: Tables) -> RepeatsState:
+    tags, oldest = (row[name].values.to_numpy().copy() for name in ("tags", "oldest"))
+    if tags.dtype != np.uint32 or oldest.dtype != np.uint8:
+        raise StateError("its prediction ids are of another version of the agent")
+    return RepeatsState(tags.reshape(len(oldest), -1), oldest, _plain(row, "seed", int))
+
+
 def _plain(row: Row, name: str, kind: type[T]) -> T:
     value = row[name].as_py()
     if not isinstance(value, kind):
@@ -226,4 +244,5 @@ _READERS: Mapping[bytes, Callable[[Row, Tables], Part]] = {
     _ROWS: _rows,
     _UNSEEN: _unseen,
     _SEGMENT: _segment,
+    _IDS: _ids,
 }

@@ -25,6 +25,7 @@ from tidegauge.processors.drift.evidence import Evidence
 from tidegauge.processors.drift.joint import Joint
 from tidegauge.processors.drift.past import Past
 from tidegauge.processors.drift.quality import inspect, missing_columns, summarise
+from tidegauge.processors.drift.repeats import RepeatsState
 from tidegauge.processors.drift.report import (
     Labels,
     Points,
@@ -135,6 +136,7 @@ class Watch:
             self.joint.capture(),
             None if self.window.unseen is None else self.window.unseen.capture(),
             self.window.slices.capture(),
+            self.stream.capture_ids(),
         )
 
     def restore(self, state: IdentityState, *, complete: bool) -> None:
@@ -170,6 +172,8 @@ class Watch:
                     self.window.unseen.restore(part)
             case SegmentState():
                 self.window.slices.restore(part)
+            case RepeatsState():
+                self.stream.restore_ids(part)
 
     def succeed(self, old: Watch, now_ns: int) -> None:
         """Go on with the stream of `old`, which was compared with another reference until Unix time `now_ns`.
