@@ -81,6 +81,8 @@ class Rows:
         for number, rows in self._places(batch):
             pane = self._held.get(number)
             if pane is None:
+                # What waits in panes that hardly get rows any more would wait for the whole window.
+                self._join()
                 pane = self._held[number] = _Pane(len(self._tables.profiles))
             count = batch.items if rows is None else len(rows)
             chosen, priorities = pane.draw(count, self._most, self._random)
@@ -94,6 +96,11 @@ class Rows:
             newest = max(self._held)
             for number in [number for number in self._held if number <= newest - self._panes]:
                 del self._held[number]
+
+    def _join(self) -> None:
+        for pane in self._held.values():
+            pane.trim(self._most)
+        self._fit()
 
     def _fit(self) -> None:
         while sum(len(one.priorities) for one in self._held.values()) > 2 * self._most:
@@ -136,9 +143,7 @@ class Rows:
         self._random.bit_generator.state = state.random
         self._held = {number: _Pane.of(pane) for number, pane in state.panes.items()}
         if state.most != self._most:
-            for pane in self._held.values():
-                pane.trim(self._most)
-            self._fit()
+            self._join()
 
     def _places(self, batch: Records) -> Iterator[tuple[int, npt.NDArray[np.int64] | None]]:
         """The pane of each row, as pairs of its number and which rows; None stands for all."""
