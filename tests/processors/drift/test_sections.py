@@ -55,7 +55,7 @@ def reference(seed=1):
 
 
 REFERENCE = reference()
-ROLES = {"x": "feature", "c": "feature", "id": "prediction_id"}
+ROLES = {"x": "feature", "c": "feature", "id": "prediction_id", "timestamp": "timestamp"}
 
 
 def send(drift, second, columns, identity=PRODUCTION):
@@ -303,6 +303,21 @@ def test_columns_that_come_no_more_make_room_for_others():
 
     assert segments(10) == {"region", "tier"}
     assert segments(70) == {"device", "tier"}
+
+
+@pytest.mark.parametrize(("region", "held"), [("eu", [0]), (None, [])])
+def test_a_column_whose_rows_are_all_too_late_for_slices_is_no_obstacle(region, held):
+    its = structs.replace(SETTINGS, allowed_lateness=Duration("200s"))
+    old = Drift(its, [REFERENCE])
+    send(old, 0, {"x": np.arange(50.0)})
+    times = pa.array(np.full(50, NOW - 100 * S), pa.timestamp("ns"))
+    send(old, 1, {"x": np.arange(50.0), "timestamp": times, "region": pa.array([region] * 50, pa.string())})
+    [segment] = old.capture().identities[0].segments
+    assert [len(one.panes.held) for one in segment.slices] == held
+    new = restored(old, its)
+    for drift in (old, new):
+        send(drift, 2, table(3, 50))
+    assert shown(new, 2) == shown(old, 2)
 
 
 def by_kind(drift):
