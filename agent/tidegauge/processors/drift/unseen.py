@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from tidegauge.heavy_hitters import HeavyHitters, Ranked
+from tidegauge.heavy_hitters import HeavyHitters, Ranked, Summary
 
 Texts = Any  # pa.Array of string; the stubs make it generic in a type that is not known here
 
@@ -20,6 +20,14 @@ LONGEST = 64
 
 PARTS = 4
 """Parts of a window; it and the part that begins are counted."""
+
+
+class UnseenState(NamedTuple):
+    """Unseen categories as they were at one moment: how long a part is, nanoseconds, and the summary of
+    each part, by its number, and column."""
+
+    width_ns: int
+    summaries: dict[tuple[int, int], Summary]
 
 
 class Unseen:
@@ -40,11 +48,8 @@ class Unseen:
             part = self._parts[number] = {}
             for old in [one for one in self._parts if one < number - PARTS]:
                 del self._parts[old]
-        summary = part.get(column)
-        if summary is None:
-            summary = part[column] = HeavyHitters(CAPACITY, waiting=8 * CAPACITY)
         short = texts if texts.nbytes <= LONGEST else pc.utf8_slice_codeunits(texts, 0, LONGEST)
-        summary.update(short, counts)
+        self._summary(part, column).update(short, counts)
 
     def frequent(self, column: int, time_ns: int) -> Ranked:
         """The most frequent ones of a column in the window that ends at `time_ns`, or up to a quarter longer.
@@ -58,3 +63,30 @@ class Unseen:
             if now - PARTS <= number <= now and column in part:
                 whole.merge(part[column])
         return whole.ranked()
+
+    def capture(self) -> UnseenState:
+        """All of it, without a copy."""
+        held = {
+            (number, column): summary.capture()
+            for number, part in self._parts.items()
+            for column, summary in part.items()
+        }
+        return UnseenState(self._width, held)
+
+    def restore(self, state: UnseenState) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: where the window has another length.
+        """
+        if state.width_ns != self._width:
+            raise ValueError("its unseen categories are of a window of another length (drift.window)")
+        for (number, column), its in state.summaries.items():
+            self._summary(self._parts.setdefault(number, {}), column).restore(its)
+
+    @staticmethod
+    def _summary(part: dict[int, HeavyHitters], column: int) -> HeavyHitters:
+        summary = part.get(column)
+        if summary is None:
+            summary = part[column] = HeavyHitters(CAPACITY, waiting=8 * CAPACITY)
+        return summary

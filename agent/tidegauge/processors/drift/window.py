@@ -63,7 +63,7 @@ class Window:
         self._primary = settings.window
         self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
         self.slices = Slices(tables, settings)
-        self._unseen = Unseen(int(settings.window * 1e9)) if settings.unseen_categories else None
+        self.unseen = Unseen(int(settings.window * 1e9)) if settings.unseen_categories else None
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
@@ -170,7 +170,7 @@ class Window:
             self.settle()
             self._where = plan, pane
         assert self._watermark is not None
-        self._waiting.append(plan.prepare(rows, pane, self._unseen, self._watermark))
+        self._waiting.append(plan.prepare(rows, pane, self.unseen, self._watermark))
 
     def total(self, now_ns: int, length: Duration | None = None) -> Counts:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
@@ -180,10 +180,10 @@ class Window:
 
     def frequent_unseen(self, column: int, now_ns: int) -> Ranked:
         """The most frequent categories of no reference in a column of `Tables.categorical`, in
-        `drift.window` or up to a quarter longer. Not kept over a restart."""
-        if self._unseen is None:
+        `drift.window` or up to a quarter longer."""
+        if self.unseen is None:
             return Ranked((), np.zeros(0, np.int64))
-        return self._unseen.frequent(column, self.clock(now_ns))
+        return self.unseen.frequent(column, self.clock(now_ns))
 
     def closed(self) -> Iterator[Closed]:
         """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
