@@ -98,10 +98,10 @@ def _cell(value: Any, origin: Any, scale: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, inline="always", _nrt=False)
-def _bin(value: Any, edges: Any, table: Any, origin: Any, scale: Any, steps: Any) -> Any:
+def _bin(value: Any, cell: Any, edges: Any, table: Any, steps: Any) -> Any:
     # Unsigned throughout: a signed index costs a test for wrapping around at each access.
-    found = np.uint64(table[_cell(_coordinate(value, steps), origin, scale)])
-    for _ in range(abs(steps)):
+    found = np.uint64(table[np.uint64(cell)])
+    for _ in range(steps):
         found += np.uint64(edges[found] < value)
     return found
 
@@ -122,11 +122,126 @@ def bin_index(values: Any, edges: Any, table: Any, origin: Any, scale: Any, step
     """The bin of each value: int64 of the same length. The other arguments are a Grid's."""
     found = np.empty(len(values), np.int64)
     for index in range(len(values)):
-        found[index] = _bin(values[index], edges, table, origin, scale, steps)
+        cell = _cell(_coordinate(values[index], steps), origin, scale)
+        found[index] = _bin(values[index], cell, edges, table, abs(steps))
     return found
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+_BLOCK = 512
+"""Values that are worked on at once: they, their cells and the bins stay in the first cache."""
+
+_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
+
+
+@numba.njit(**_KERNEL)
+def _read(kind: Any, spot: Any, begin: Any, length: Any, block: Any) -> Any:
+    """Copy those of `length` values that are valid into the block, as doubles; how many they are."""
+    values, validity, first = spot[VALUES], spot[VALIDITY], spot[OFFSET] + begin
+    if validity == 0:
+        for index in range(length):
+            block[index] = np.float64(peek(values, first + index, kind))
+        return length
+    kept = np.uint64(0)
+    for index in range(first, first + length):
+        block[kept] = np.float64(peek(values, index, kind))
+        kept += np.uint64((peek(validity, index >> 3, np.uint8) >> (index & 7)) & 1)
+    return np.int64(kept)
+
+
+@numba.njit(**_KERNEL)
+def _look(block: Any, length: Any, place: Any, steps: Any, cells: Any, tally: Any) -> Any:
+    """Find the values' cells and count what lies outside of the reference's range. Whether all are finite."""
+    origin, scale, lowest, highest = place[0], place[1], place[2], place[3]
+    inside = np.int64(0)
+    if steps >= 0:
+        for index in range(length):
+            value = block[index]
+            cells[index] = np.int32(_cell(value, origin, scale))
+            inside += np.int64((lowest <= value) & (value <= highest))
+    else:
+        for index in range(length):
+            value = block[index]
+            cells[index] = np.int32(_cell(_coordinate(value, -1), origin, scale))
+            inside += np.int64((lowest <= value) & (value <= highest))
+    if inside == length:
+        return True
+    below, nans, finite = np.int64(0), np.int64(0), np.int64(0)
+    for index in range(length):
+        value = block[index]
+        below += np.int64(value < lowest)
+        nans += np.int64(value != value)
+        finite += np.int64(value - value == 0.0)
+    tally[NAN] += nans
+    tally[BELOW] += below
+    tally[ABOVE] += length - inside - below - nans
+    tally[INFINITE] += length - finite - nans
+    return finite == length
+
+
+@numba.njit(**_KERNEL)
+def _add_any(
+    block: Any,
+    length: Any,
+    cells: Any,
+    edges: Any,
+    table: Any,
+    center: Any,
+    steps: Any,
+    counts: Any,
+    sums: Any,
+) -> Any:
+    """Add values one after the other, not finite ones among them; the sum of the squares."""
+    second = 0.0
+    for index in range(length):
+        value = block[index]
+        found = _bin(value, cells[index], edges, table, steps)
+        gap = value - center if value - value == 0.0 else 0.0
+        counts[found] += np.int64(value == value)
+        sums[found] += gap
+        second += gap * gap
+    return second
+
+
+@numba.njit(cache=True, nogil=True, inline="always", _nrt=False)
+def _add_pairs(
+    block: Any, length: Any, cells: Any, edges: Any, table: Any, center: Any, steps: Any, twice: Any
+) -> Any:
+    # Two places for each bin, of a sum and a count as doubles: one load, one addition and one store for
+    # both, and values of one bin that follow each other do not wait for each other.
+    even, odd = 0.0, 0.0
+    for index in range(0, length - 1, 2):
+        one, other = block[index], block[index + 1]
+        at = np.uint64(4) * _bin(one, cells[index], edges, table, steps)
+        behind = np.uint64(4) * _bin(other, cells[index + 1], edges, table, steps) + np.uint64(2)
+        one -= center
+        other -= center
+        even += one * one
+        odd += other * other
+        twice[at] += one
+        twice[at + np.uint64(1)] += 1.0
+        twice[behind] += other
+        twice[behind + np.uint64(1)] += 1.0
+    if length & 1:
+        last = block[length - 1]
+        at = np.uint64(4) * _bin(last, cells[length - 1], edges, table, steps)
+        last -= center
+        even += last * last
+        twice[at] += last
+        twice[at + np.uint64(1)] += 1.0
+    return even + odd
+
+
+@numba.njit(**_KERNEL)
+def _add_many(
+    block: Any, length: Any, cells: Any, edges: Any, table: Any, center: Any, steps: Any, twice: Any
+) -> Any:
+    """Add finite values to `twice`; the sum of the squares."""
+    if steps == 1:  # most columns: the loop over the steps is none
+        return _add_pairs(block, length, cells, edges, table, center, 1, twice)
+    return _add_pairs(block, length, cells, edges, table, center, steps, twice)
+
+
+@numba.njit(**_KERNEL)
 def _fold_column(
     kind: Any,
     spot: Any,
@@ -138,34 +253,26 @@ def _fold_column(
     sums: Any,
     squares: Any,
     tally: Any,
+    room: Any,
 ) -> None:
+    block, cells, twice = room
     second = 0.0
-    origin, scale, lowest, highest, center = place[0], place[1], place[2], place[3], place[4]
-    values, validity = spot[VALUES], spot[VALIDITY]
-    for index in range(spot[OFFSET], spot[OFFSET] + spot[LENGTH]):
-        if validity != 0 and not (peek(validity, index >> 3, np.uint8) >> (index & 7)) & 1:
-            tally[MISSING] += 1
-            continue
-        value = np.float64(peek(values, index, kind))
-        if lowest <= value <= highest:
-            # Within the reference's range, and so finite: the common case.
-            found = _bin(value, edges, table, origin, scale, steps)
-            counts[found] += 1
-            gap = value - center
-            sums[found] += gap
-            second += gap * gap
-        elif value != value:
-            tally[NAN] += 1
+    rows, center, step = spot[LENGTH], place[4], abs(steps)
+    many = rows >= len(twice)
+    for begin in range(0, rows, _BLOCK):
+        length = min(_BLOCK, rows - begin)
+        valid = _read(kind, spot, begin, length, block)
+        tally[MISSING] += length - valid
+        finite = _look(block, valid, place, steps, cells, tally)
+        if many and finite:
+            second += _add_many(block, valid, cells, edges, table, center, step, twice)
         else:
-            tally[BELOW if value < lowest else ABOVE] += 1
-            found = _bin(value, edges, table, origin, scale, steps)
-            counts[found] += 1
-            if value - value == 0.0:
-                gap = value - center
-                sums[found] += gap
-                second += gap * gap
-            else:
-                tally[INFINITE] += 1
+            second += _add_any(block, valid, cells, edges, table, center, step, counts, sums)
+    if many:
+        for index in range(len(counts)):
+            sums[index] += twice[4 * index] + twice[4 * index + 2]
+            counts[index] += np.int64(twice[4 * index + 1] + twice[4 * index + 3])
+        twice[:] = 0.0
     squares[0] += second
 
 
@@ -213,6 +320,7 @@ def fold(
         squares: float64[features, 1]: of the same, squared, added to.
         tallies: int64[features, TALLIES], added to.
     """
+    room = (np.empty(_BLOCK), np.empty(_BLOCK, np.int32), np.zeros(4 * counts.shape[1]))
     # Column by column, so that a small batch finds the column's grid in the cache.
     for number in range(len(columns)):
         column, feature = columns[number, 0], columns[number, 1]
@@ -223,13 +331,13 @@ def fold(
         for batch in range(len(spots)):
             spot = spots[batch, column]
             if code == FLOAT64:
-                _fold_column(np.float64, spot, row, table, place, steps, count, total, square, tally)
+                _fold_column(np.float64, spot, row, table, place, steps, count, total, square, tally, room)
             elif code == FLOAT32:
-                _fold_column(np.float32, spot, row, table, place, steps, count, total, square, tally)
+                _fold_column(np.float32, spot, row, table, place, steps, count, total, square, tally, room)
             elif code == INT64:
-                _fold_column(np.int64, spot, row, table, place, steps, count, total, square, tally)
+                _fold_column(np.int64, spot, row, table, place, steps, count, total, square, tally, room)
             else:
-                _fold_column(np.int32, spot, row, table, place, steps, count, total, square, tally)
+                _fold_column(np.int32, spot, row, table, place, steps, count, total, square, tally, room)
 
 
 def quantile_edges(
