@@ -1,6 +1,6 @@
 """A Flight server that reads and answers, and does nothing else: what gRPC itself takes.
 
-`python -m bench.bare PORT`, with the agent's channel options and its event loop.
+`python -m bench.bare PORT`, with the agent's channel options, its threads for sockets and its event loop.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import grpc
 import uvloop
 
 from bench.process import Child, free_port
+from tidegauge.cli.root import _EXPERIMENTS
 from tidegauge.config import GrpcReceiver
 from tidegauge.receivers.grpc_server import _options
 from tidegauge.wire.arrow import put_result
@@ -31,7 +32,8 @@ class BareServer(Child):
     def __init__(self) -> None:
         self.grpc = free_port()
         self._folder = tempfile.TemporaryDirectory()
-        super().__init__([sys.executable, "-m", "bench.bare", str(self.grpc)], Path(self._folder.name))
+        command = [sys.executable, "-m", "bench.bare", str(self.grpc)]
+        super().__init__(command, Path(self._folder.name), {"GRPC_EXPERIMENTS": _EXPERIMENTS})
 
     def ready(self) -> bool:
         with grpc.insecure_channel(f"127.0.0.1:{self.grpc}") as channel:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import pyarrow as pa
 
 from bench import peers
 from bench.bare import BareServer
@@ -12,6 +15,11 @@ from bench.figure import Figure
 from bench.payload import COLUMNS, ROWS, write_batches
 from bench.process import Agent
 from bench.sender import run
+from tidegauge.batch import Records
+from tidegauge.config import Drift as Settings
+from tidegauge.identity import Identity
+from tidegauge.layout import layout_of
+from tidegauge.processors.drift.drift import Drift
 
 SMALL_ROWS, MORE = 100, 5
 """Rows of small batches, and how many times as many of them are sent."""
@@ -33,6 +41,7 @@ def _measure(file: Path, rows: int, rounds: int, batches: int) -> Iterator[Figur
     what, unit = f"Flight → drift, {rows} x {COLUMNS} float64", "M values/core-s"
     yield Figure(f"{what}, wall clock", "M values/s", walls)
     yield Figure(what, unit, rates, "gRPC alone: reads and answers", _bare(file, rows, rounds, batches))
+    own = _in_process(file, rows, rounds)
     try:
         found = peers.measure("peer_drift.py", file, rounds)
     except peers.MissingError as missing:
@@ -42,7 +51,9 @@ def _measure(file: Path, rows: int, rounds: int, batches: int) -> Iterator[Figur
         if isinstance(peer_rates, str):
             yield f"{peer} does not run: {peer_rates}"
             continue
-        yield Figure(what, unit, rates, peer, [rate / 1e6 for rate in peer_rates])
+        theirs = [rate / 1e6 for rate in peer_rates]
+        yield Figure(what, unit, rates, peer, theirs)
+        yield Figure(f"the same, handed over as they are, {rows} x {COLUMNS}", unit, own, peer, theirs)
 
 
 def _agent(file: Path, rows: int, rounds: int, batches: int) -> tuple[list[float], list[float]]:
@@ -61,6 +72,24 @@ def _agent(file: Path, rows: int, rounds: int, batches: int) -> tuple[list[float
             rates.append(values / (agent.cpu_s() - begin))
             walls.append(values / wall_s)
     return rates, walls
+
+
+def _in_process(file: Path, rows: int, rounds: int) -> list[float]:
+    """As the peers get them: the batches are there, and only the CPU time of folding them counts."""
+    with pa.OSFile(str(file), "rb") as source, pa.ipc.open_stream(source) as stream:
+        layout, batches = layout_of(stream.schema), list(stream)
+    times = max(1, 16_384 // (rows * len(batches)))
+    drift, rates = Drift(Settings()), []
+    for number in range(rounds + 1):
+        now = time.time_ns()
+        content = [Records("bench", Identity("m", "1"), layout, one, now, one.nbytes) for one in batches]
+        begin = time.thread_time()
+        for _ in range(times if number else _WARM_UP_ROWS // (rows * len(batches)) + 1):
+            drift.update(*content)
+        spent = time.thread_time() - begin
+        if number:
+            rates.append(times * len(batches) * rows * COLUMNS / 1e6 / spent)
+    return rates
 
 
 def _bare(file: Path, rows: int, rounds: int, batches: int) -> list[float]:
