@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
 from tidegauge.heavy_hitters import HeavyHitters, Ranked
+from tidegauge.wire import texts
 
 Texts = Any  # pa.Array of string; the stubs make it generic in a type that is not known here
 
 CAPACITY = 32
 """Categories counted per column and part: each with more than a 33rd of the part's unseen rows is there."""
 
-LONGEST = 64
+LONGEST = texts.LONGEST
 """Characters that are kept of a category."""
 
 PARTS = 4
 """Parts of a window; it and the part that begins are counted."""
+
+
+class Others(NamedTuple):
+    """The most frequent texts of a batch's column that are none of the known ones, string[n], and their rows,
+    int64[n]: at most `taken` less than they have. `rows` are those of all such texts."""
+
+    texts: Texts
+    counts: npt.NDArray[np.int64]
+    rows: int
+    taken: int
 
 
 class Unseen:
@@ -32,8 +43,8 @@ class Unseen:
         self._width = max(window_ns // PARTS, 1)
         self._parts: dict[int, dict[int, HeavyHitters]] = {}
 
-    def update(self, column: int, texts: Texts, counts: npt.NDArray[np.int64], time_ns: int) -> None:
-        """Count `texts[i]`, string[n], for `counts[i]` rows, int64[n], as of event time `time_ns`."""
+    def update(self, column: int, others: Others, time_ns: int) -> None:
+        """Count what a column has of no reference, as of event time `time_ns`."""
         number = time_ns // self._width
         part = self._parts.get(number)
         if part is None:
@@ -43,8 +54,9 @@ class Unseen:
         summary = part.get(column)
         if summary is None:
             summary = part[column] = HeavyHitters(CAPACITY, waiting=8 * CAPACITY)
-        short = texts if texts.nbytes <= LONGEST else pc.utf8_slice_codeunits(texts, 0, LONGEST)
-        summary.update(short, counts)
+        named = others.texts
+        short = named if named.nbytes <= LONGEST else pc.utf8_slice_codeunits(named, 0, LONGEST)
+        summary.update(short, others.counts, rows=others.rows, taken=others.taken)
 
     def frequent(self, column: int, time_ns: int) -> Ranked:
         """The most frequent ones of a column in the window that ends at `time_ns`, or up to a quarter longer.

@@ -19,6 +19,7 @@ from tidegauge.plain import Plain
 from tidegauge.processors.drift.counts import Counts, Plan, Skipped, Tables
 from tidegauge.processors.drift.panes import Panes, PaneState
 from tidegauge.processors.drift.slices import Slices
+from tidegauge.processors.drift.texts import Counted
 from tidegauge.processors.drift.unseen import Unseen
 from tidegauge.units import Duration
 
@@ -108,8 +109,9 @@ class Window:
                 late = batch.items - future - len(times)
         if len(times):
             assert self._watermark is not None
-            self.slices.update(plan, batch.layout, rows, times, self._watermark)
-            self._place(plan, rows, times)
+            texts = self._count(plan, batch.layout, rows)
+            self.slices.update(plan, batch.layout, rows, texts, times, self._watermark)
+            self._place(plan, rows, texts, times)
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
 
@@ -138,9 +140,20 @@ class Window:
         assert self._watermark is not None
         pane = self._panes.place(time, time, self._watermark)
         assert pane is not None
-        self.slices.update(plan, batch.layout, batch.content, np.array([time]), self._watermark)
-        self._put(plan, batch.content, pane)
+        texts = self._count(plan, batch.layout, batch.content)
+        self.slices.update(plan, batch.layout, batch.content, texts, np.array([time]), self._watermark)
+        self._put(plan, batch.content, texts, pane)
         return {}
+
+    def _count(self, plan: Plan, layout: Layout, rows: Content) -> Counted | None:
+        """Look up the texts of rows that the window takes, once for all, and name those of no reference."""
+        is_named = self._unseen is not None
+        texts = plan.count(rows, others=is_named, places=self.slices.takes(layout, rows.schema))
+        if texts is not None and self._unseen is not None:
+            assert self._watermark is not None
+            for column, others in plan.others(rows, texts):
+                self._unseen.update(column, others, self._watermark)
+        return texts
 
     def _advance(self, newest: int, arrived: int) -> int:
         """Move the watermark on; the event time from which rows are not late."""
@@ -155,22 +168,22 @@ class Window:
         # Lateness is judged by what was known before: a batch's own rows may come in any order.
         return oldest if known is None else max(oldest, known - self._lateness_ns)
 
-    def _place(self, plan: Plan, rows: Content, times: npt.NDArray[np.int64]) -> None:
+    def _place(self, plan: Plan, rows: Content, texts: Counted | None, times: npt.NDArray[np.int64]) -> None:
         assert self._watermark is not None
         pane = self._panes.place(int(times.min()), int(times.max()), self._watermark)
         if pane is not None:
-            self._put(plan, rows, pane)
+            self._put(plan, rows, texts, pane)
             return
         rows = rows.rows if isinstance(rows, Plain) else rows
         for pane, mine in self._panes.places(times, self._watermark):
-            self._put(plan, rows if mine is None else rows.filter(pa.array(mine)), pane)
+            its = rows if mine is None else rows.filter(pa.array(mine))
+            self._put(plan, its, texts if mine is None else None, pane)
 
-    def _put(self, plan: Plan, rows: Content, pane: Counts) -> None:
+    def _put(self, plan: Plan, rows: Content, texts: Counted | None, pane: Counts) -> None:
         if self._where != (plan, pane):
             self.settle()
             self._where = plan, pane
-        assert self._watermark is not None
-        self._waiting.append(plan.prepare(rows, pane, self._unseen, self._watermark))
+        self._waiting.append(plan.prepare(rows, pane, texts))
 
     def total(self, now_ns: int, length: Duration | None = None) -> Counts:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
