@@ -29,6 +29,9 @@ TEXT, LARGE_TEXT, BOOLEAN = range(3)
 LONGEST = 64
 """Characters of a text that is not known by which it is told from others."""
 
+_MOST_BYTES = 4
+"""Of a character."""
+
 MOST_MET = 1024
 """Texts that are counted besides the known ones of a column before all but the most frequent are let go."""
 
@@ -90,25 +93,43 @@ _KNOWN = types.NamedTuple((_WORDS_T, _INT64, _INT32, _INT64, types.uint64[::1], 
 
 
 class Met(NamedTuple):
-    """Room for texts that are not known: they, where each came first, their rows, and a table of slots."""
+    """Room for the texts of a column that are not known: they, their rows, and a table of slots."""
 
     words: npt.NDArray[np.void]
-    values: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     slots: npt.NDArray[np.int32]
 
     @classmethod
     def room(cls) -> Met:
-        """For the texts of one column after the other; 64 KiB."""
-        return cls(
-            np.empty(MOST_MET, _WORDS),
-            np.empty(MOST_MET, np.int64),
-            np.empty(MOST_MET, np.int64),
-            np.empty(4 * MOST_MET, np.int32),
-        )
+        """56 KiB."""
+        return cls(np.empty(MOST_MET, _WORDS), np.empty(MOST_MET, np.int64), np.empty(4 * MOST_MET, np.int32))
 
 
-_MET = types.NamedTuple((_WORDS_T, _INT64, _INT64, _INT32), Met)
+_MET = types.NamedTuple((_WORDS_T, _INT64, _INT32), Met)
+
+
+class Others(NamedTuple):
+    """The most frequent texts of some columns that are not known, one column after the other.
+
+    `heads` int64[columns, 2]: how many a column has, and how many rows less these have than there were at
+    most, which is at most 1 / (most + 1) of all such rows of the column. Then as many `rows` int64, and one
+    more of the `offsets` int32 of the texts in `octets`, cut off after LONGEST characters, as Arrow has them.
+    """
+
+    heads: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int32]
+    octets: npt.NDArray[np.uint8]
+
+    @classmethod
+    def room(cls, columns: int, most: int) -> Others:
+        """For at most `most` texts of each column; 0 where nobody wants any."""
+        heads, rows = np.zeros((columns, 2), np.int64), np.empty(columns * most, np.int64)
+        octets = np.empty(len(rows) * LONGEST * _MOST_BYTES, np.uint8)
+        return cls(heads, rows, np.zeros(len(rows) + 1, np.int32), octets)
+
+
+_OTHERS = types.NamedTuple((types.int64[:, ::1], _INT64, _INT32, types.uint8[::1]), Others)
 
 _SOUGHT = (types.uint64, types.uint64, types.int64, types.int64)
 
@@ -316,7 +337,7 @@ def _reduce(met, count, most, seed):  # type: ignore[no-untyped-def]
         if rows > 0:
             word = met.words[index]
             low, high, at, length = word.low, word.high, word.at, word.length
-            met.values[left], met.rows[left] = met.values[index], rows
+            met.rows[left] = rows
             _put(met, left, _hash(low, high, at, length, seed), low, high, at, length)
             left += 1
     return left, least
@@ -335,13 +356,11 @@ def _cut(at, length):  # type: ignore[no-untyped-def]
 
 
 @njit(
-    types.UniTuple(types.int64, 2)(
-        _MET, types.int64, types.int64, types.int64, types.uint64[::1], types.uint64, *_SOUGHT
-    ),
+    types.UniTuple(types.int64, 2)(_MET, types.int64, types.int64, types.uint64[::1], types.uint64, *_SOUGHT),
     **INLINE,
 )
-def _meet(met, count, most, value, seed, hashed, low, high, at, length):  # type: ignore[no-untyped-def]
-    """Count a text that is not known, the first time where `value` tells; (texts met, rows off each)."""
+def _meet(met, count, most, seed, hashed, low, high, at, length):  # type: ignore[no-untyped-def]
+    """Count a text that is not known; (texts met, rows off each)."""
     if count == 0:
         met.slots[:] = 0
     if length > LONGEST:
@@ -355,29 +374,47 @@ def _meet(met, count, most, value, seed, hashed, low, high, at, length):  # type
     taken = np.int64(0)
     if count == MOST_MET:
         count, taken = _reduce(met, count, most, seed)
-    met.values[np.uintp(count)], met.rows[np.uintp(count)] = value, 1
+    met.rows[np.uintp(count)] = 1
     _put(met, count, hashed, low, high, at, length)
     return count + 1, taken
 
 
+@njit(types.int64(_MET, types.int64, _OTHERS, types.int64), **KERNEL)
+def _tell(met, count, others, told):  # type: ignore[no-untyped-def]
+    """Write down so many texts after those that were `told` already; how many there are then."""
+    end = np.int64(others.offsets[told])
+    for index in range(count):
+        word = met.words[index]
+        low, at, length = word.low, word.at, word.length
+        for place in range(length):
+            # `true` and `false` lie nowhere.
+            octet = peek(at, place, _U8) if at != 0 else _U8(low >> _U64(64 - 8 * (length - place)))
+            others.octets[end + place] = octet
+        end += length
+        others.rows[told + index] = met.rows[index]
+        others.offsets[told + index + 1] = end
+    return told + count
+
+
 @njit(
-    types.int64(
+    types.UniTuple(types.int64, 2)(
         types.UniTuple(_ARRAY, 2),
         _COLUMN,
         _KNOWN,
         _MET,
         _INT32,
         _INT64,
-        types.int64[:, ::1],
+        types.int64,
+        _INT64,
         _INT32,
     ),
     **KERNEL,
 )
-def _count(arrays, its, known, met, mapped, total, other, places):  # type: ignore[no-untyped-def]
-    """What `count` does of one column; returns its nulls."""
+def _count(arrays, its, known, met, mapped, total, most, head, places):  # type: ignore[no-untyped-def]
+    """What `count` does of one column; returns its nulls, and how many texts of `met` are to be told."""
     array, values = arrays
     column, kind, width = its[1], its[2], its[3]
-    size, most = known.firsts[column + 1] - known.firsts[column], len(other) - 1
+    size = known.firsts[column + 1] - known.firsts[column]
     new, taken, nulls = np.int64(0), np.int64(0), np.int64(0)
     for row in range(array.length):
         value, place = np.int64(row), np.int64(_UNMAPPED)
@@ -389,7 +426,7 @@ def _count(arrays, its, known, met, mapped, total, other, places):  # type: igno
             hashed = _hash(low, high, at, length, known.seed)
             place = _place(known, column, hashed, low, high, at, length)
             if place == size and most > 0:
-                new, more = _meet(met, new, most, value, known.seed, hashed, low, high, at, length)
+                new, more = _meet(met, new, most, known.seed, hashed, low, high, at, length)
                 taken += more
             elif width:  # but others are looked up each time, to be told from each other
                 mapped[np.uintp(value)] = place
@@ -401,10 +438,8 @@ def _count(arrays, its, known, met, mapped, total, other, places):  # type: igno
             places[np.uintp(row)] = place
     if most > 0:
         new, more = _reduce(met, new, most, known.seed)
-        other[0, 0], other[0, 1] = new, taken + more
-        for index in range(new):
-            other[index + 1, 0], other[index + 1, 1] = met.values[index], met.rows[index]
-    return nulls
+        head[0], head[1] = new, taken + more
+    return nulls, new
 
 
 @njit(
@@ -416,7 +451,7 @@ def _count(arrays, its, known, met, mapped, total, other, places):  # type: igno
         _INT32,
         types.int64[:, ::1],
         _INT64,
-        types.int64[:, :, ::1],
+        _OTHERS,
         types.int32[:, ::1],
     ),
     **KERNEL,
@@ -432,9 +467,7 @@ def count(batch, columns, known, met, mapped, totals, missing, others, places): 
         met, mapped: room. `mapped` is int32[the longest dictionary, or more].
         totals: int64[n, k + 1 or more], added to: rows of each known text, of all others at place k.
         missing: int64[n], added to: nulls.
-        others: int64[n, m + 1, 2], written to: the m most frequent other texts as pairs of a place in the
-            column, or in its dictionary, and of rows. The first pair is their number, and how many rows less
-            they have than there were at most, which is at most 1 / (m + 1) of the others. None if m is 0.
+        others: written to, but for columns of which nothing else was met.
         places: int32[n, rows], written to: each row's place among the known, k for others, -1 for nulls; or
             int32[n, 0].
 
@@ -446,14 +479,16 @@ def count(batch, columns, known, met, mapped, totals, missing, others, places): 
             needed = peek(peek(_child(batch, its[0]), 7, _I64), 0, _I64)
             if needed > len(mapped):
                 return needed
+    most, told = len(others.rows) // max(len(columns), 1), np.int64(0)
     for number in range(len(columns)):
-        its = columns[number]
+        its, head = columns[number], others.heads[number]
         arrays = _column(batch, its[0], its[2], its[3])
         if its[3] != 0:
             mapped[: arrays[1].length] = _UNMAPPED
-        missing[number] += _count(
-            arrays, its, known, met, mapped, totals[number], others[number], places[number]
-        )
+        nulls, new = _count(arrays, its, known, met, mapped, totals[number], most, head, places[number])
+        missing[number] += nulls
+        if most > 0:
+            told = _tell(met, new, others, told)
     return 0
 
 

@@ -38,7 +38,7 @@ def read(column: Any, known: list[str]) -> tuple[Any, list[Any], Counter[str], i
     found = its.count(rows, laid_out, others=True, places=True)
     others: Counter[str] = Counter()
     taken = 0
-    for number, other in its.others(rows, laid_out, found):
+    for number, other in its.others(laid_out, found):
         assert number == 1
         assert other.rows == found.totals[0, len(known)]
         others.update(dict(zip(other.texts.to_pylist(), other.counts.tolist(), strict=True)))

@@ -15,7 +15,7 @@ from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.plain import Plain
 from tidegauge.processors.drift.texts import Counted, Texts, address_of
-from tidegauge.processors.drift.unseen import Others
+from tidegauge.processors.drift.unseen import Unknown
 from tidegauge.processors.drift.vectors import Frame, frames
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
@@ -214,15 +214,19 @@ class Plan:
             place for place, frame in enumerate(tables.frames) if frame.embedding.name not in here
         )
 
+    @property
+    def has_texts(self) -> bool:
+        return len(self._texts) > 0
+
     def count(self, content: Content, *, others: bool = False, places: bool = False) -> Counted | None:
         """Look up a batch's texts (`Texts.count`); None where it has none."""
         if not len(self._texts):
             return None
         return self._texts.count(content, self._tables.known, others=others, places=places)
 
-    def others(self, content: Content, texts: Counted) -> Iterator[tuple[int, Others]]:
-        """Places in `Tables.categorical` and categories that the reference lacks."""
-        return self._texts.others(content, self._tables.known, texts)
+    def others(self, texts: Counted) -> Iterator[tuple[int, Unknown]]:
+        """Places in `Tables.categorical`, and their texts that the reference lacks."""
+        return self._texts.others(self._tables.known, texts)
 
     def prepare(self, content: Content, counts: Counts, texts: Counted | None = None) -> Content:
         """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.

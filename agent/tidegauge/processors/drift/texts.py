@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from tidegauge.batch import Content
 from tidegauge.categories import stored
 from tidegauge.plain import Plain
-from tidegauge.processors.drift.unseen import CAPACITY, Others
+from tidegauge.processors.drift.unseen import CAPACITY, Unknown
 from tidegauge.wire import texts
-from tidegauge.wire.texts import BOOLEAN, LARGE_TEXT, TEXT, Known, Met
+from tidegauge.wire.texts import BOOLEAN, LARGE_TEXT, TEXT, Known, Met, Others
 
 _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p
@@ -35,13 +35,13 @@ class Counted(NamedTuple):
     """The texts of some columns of a batch, in the order of `Texts.columns`.
 
     `totals` int64[columns, most known + 1]: rows of each known text, and of all others after these.
-    `missing` int64[columns]: nulls. `others` as `wire.texts.count` writes them. `places`: of each row's text
+    `missing` int64[columns]: nulls. `others`: what was met besides, where it is wanted. `places`: of each row's text
     among the known, int32[columns, rows], or int32[columns, 0] where nobody wants them.
     """
 
     totals: npt.NDArray[np.int64]
     missing: npt.NDArray[np.int64]
-    others: npt.NDArray[np.int64]
+    others: Others
     places: npt.NDArray[np.int32]
 
 
@@ -69,7 +69,7 @@ class Texts:
         found = Counted(
             np.zeros((columns, most + 1), np.int64),
             np.zeros(columns, np.int64),
-            np.empty((columns, CAPACITY + 1 if others else 1, 2), np.int64),
+            Others.room(columns, CAPACITY if others else 0),
             np.empty((columns, rows.num_rows if places else 0), np.int32),
         )
         address, keeper = address_of(rows)
@@ -94,19 +94,22 @@ class Texts:
         texts.pick(address, self._columns, known, rows, first, found)
         del keeper
 
-    def others(self, content: Content, known: Known, counted: Counted) -> Iterator[tuple[int, Others]]:
+    def others(self, known: Known, counted: Counted) -> Iterator[tuple[int, Unknown]]:
         """What was met in each column of the known that has any, and is none of them."""
-        for number, column in enumerate(self.columns.tolist()):
-            rows = int(counted.totals[number, known.firsts[column + 1] - known.firsts[column]])
-            if rows:
-                count, taken = counted.others[number, 0].tolist()
-                found = counted.others[number, 1 : count + 1]
-                index = int(self._columns[number, 0])
-                its: Any = content.column(index)
-                its = _converted(its) if index in self._converted else its
-                values = its.dictionary if pa.types.is_dictionary(its.type) else its
-                named = pc.cast(values.take(pa.array(found[:, 0])), pa.string())
-                yield column, Others(named, found[:, 1].copy(), rows, taken)
+        rows = counted.totals[np.arange(len(self)), np.diff(known.firsts)[self.columns]]
+        if not rows.any():
+            return
+        heads, counts, offsets, octets = counted.others
+        ends = np.cumsum(heads[:, 0]).tolist()
+        for number in np.flatnonzero(rows).tolist():
+            count, taken = heads[number].tolist()
+            end = ends[number]
+            # Copies: what waits to be merged must not hold the room of all columns.
+            its = counts[end - count : end].copy()
+            bounds = offsets[end - count : end + 1]
+            mine = octets[bounds[0] : bounds[-1]].tobytes()
+            named = pa.StringArray.from_buffers(count, pa.py_buffer(bounds - bounds[0]), pa.py_buffer(mine))
+            yield int(self.columns[number]), Unknown(named, its, int(rows[number]), taken)
 
     def _readable(self, content: Content) -> pa.RecordBatch:
         rows = content.rows if isinstance(content, Plain) else content
@@ -130,7 +133,7 @@ def _is_readable(kind: Any) -> bool:
 
 
 def _read_as(kind: Any) -> tuple[int, int]:
-    """How the kernel reads a column that is `_converted`: its values, and the bytes of an index, 0 for none."""
+    """How the kernel reads a column that is `_converted`: its values, and the bytes of an index or 0."""
     while isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if pa.types.is_dictionary(kind):

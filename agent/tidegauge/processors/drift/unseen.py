@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from tidegauge.heavy_hitters import HeavyHitters, Ranked
 from tidegauge.wire import texts
@@ -23,7 +22,7 @@ PARTS = 4
 """Parts of a window; it and the part that begins are counted."""
 
 
-class Others(NamedTuple):
+class Unknown(NamedTuple):
     """The most frequent texts of a batch's column that are none of the known ones, string[n], and their rows,
     int64[n]: at most `taken` less than they have. `rows` are those of all such texts."""
 
@@ -43,7 +42,7 @@ class Unseen:
         self._width = max(window_ns // PARTS, 1)
         self._parts: dict[int, dict[int, HeavyHitters]] = {}
 
-    def update(self, column: int, others: Others, time_ns: int) -> None:
+    def update(self, column: int, unknown: Unknown, time_ns: int) -> None:
         """Count what a column has of no reference, as of event time `time_ns`."""
         number = time_ns // self._width
         part = self._parts.get(number)
@@ -54,9 +53,7 @@ class Unseen:
         summary = part.get(column)
         if summary is None:
             summary = part[column] = HeavyHitters(CAPACITY, waiting=8 * CAPACITY)
-        named = others.texts
-        short = named if named.nbytes <= LONGEST else pc.utf8_slice_codeunits(named, 0, LONGEST)
-        summary.update(short, others.counts, rows=others.rows, taken=others.taken)
+        summary.update(unknown.texts, unknown.counts, rows=unknown.rows, taken=unknown.taken)
 
     def frequent(self, column: int, time_ns: int) -> Ranked:
         """The most frequent ones of a column in the window that ends at `time_ns`, or up to a quarter longer.

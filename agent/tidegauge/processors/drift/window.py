@@ -147,12 +147,14 @@ class Window:
 
     def _count(self, plan: Plan, layout: Layout, rows: Content) -> Counted | None:
         """Look up the texts of rows that the window takes, once for all, and name those of no reference."""
+        if not plan.has_texts:
+            return None
         is_named = self._unseen is not None
         texts = plan.count(rows, others=is_named, places=self.slices.takes(layout, rows.schema))
         if texts is not None and self._unseen is not None:
             assert self._watermark is not None
-            for column, others in plan.others(rows, texts):
-                self._unseen.update(column, others, self._watermark)
+            for column, unknown in plan.others(texts):
+                self._unseen.update(column, unknown, self._watermark)
         return texts
 
     def _advance(self, newest: int, arrived: int) -> int:
