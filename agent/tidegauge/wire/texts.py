@@ -2,8 +2,8 @@
 
 A text is told by its first eight bytes, its last eight and its length, and by the bytes between where it has
 more than 16: two are equal exactly if these are. All known texts of a column are in a hash table (open
-addressing, half full at most). Hashes are keyed with a secret of the process, so that no sender can choose
-texts that meet.
+addressing, a quarter full at most). Hashes are keyed with a secret of the process, so that no sender can
+choose texts that meet.
 
 What is none of the known ones is summarised as it comes, in fixed memory, as `heavy_hitters` does it.
 """
@@ -28,6 +28,9 @@ TEXT, LARGE_TEXT, BOOLEAN = range(3)
 
 LONGEST = 64
 """Characters of a text that is not known by which it is told from others."""
+
+_LEAST = 64
+"""Slots of a column's table: where two of a few texts meet each second look is guessed wrong."""
 
 _MOST_BYTES = 4
 """Of a character."""
@@ -60,7 +63,8 @@ class Known(NamedTuple):
 
     `words` are those of all columns, column c's from `firsts[c]` to `firsts[c + 1]`. In `slots`, from
     `begins[c]` to `begins[c + 1]`, a power of two, are their places + 1, and 0 where there is none. `octets`
-    are the bytes that they lie in.
+    are the bytes that they lie in. `sizes` int64[columns]: how many a column has, `most` being the
+    largest number.
     """
 
     words: npt.NDArray[np.void]
@@ -69,6 +73,8 @@ class Known(NamedTuple):
     begins: npt.NDArray[np.int64]
     seed: npt.NDArray[np.uint64]
     octets: npt.NDArray[np.uint8]
+    sizes: npt.NDArray[np.int64]
+    most: int
 
     @classmethod
     def of(cls, columns: Sequence[Sequence[str]]) -> Known:
@@ -76,7 +82,7 @@ class Known(NamedTuple):
         encoded = [[text.encode() for text in texts] for texts in columns]
         lengths = np.array([len(text) for texts in encoded for text in texts], np.int64)
         octets = np.frombuffer(b"".join(text for texts in encoded for text in texts), np.uint8)
-        sizes = [1 << (2 * len(texts)).bit_length() for texts in encoded]
+        sizes = [max(_LEAST, 1 << (4 * len(texts)).bit_length()) for texts in encoded]
         known = cls(
             np.zeros(len(lengths), _WORDS),
             np.cumsum([0, *map(len, encoded)]).astype(np.int64),
@@ -84,12 +90,16 @@ class Known(NamedTuple):
             np.cumsum([0, *sizes]).astype(np.int64),
             np.array(_SEED, np.uint64),
             octets,
+            np.array([len(texts) for texts in encoded], np.int64),
+            max(map(len, encoded), default=0),
         )
         _fill(known, octets.ctypes.data, lengths)
         return known
 
 
-_KNOWN = types.NamedTuple((_WORDS_T, _INT64, _INT32, _INT64, types.uint64[::1], _BYTES), Known)
+_KNOWN = types.NamedTuple(
+    (_WORDS_T, _INT64, _INT32, _INT64, types.uint64[::1], _BYTES, _INT64, types.int64), Known
+)
 
 
 class Met(NamedTuple):
@@ -300,7 +310,7 @@ def _place(known, column, hashed, low, high, at, length):  # type: ignore[no-unt
         return -1
     first, begin, end = known.firsts[column], known.begins[column], known.begins[column + 1]
     found, _ = _search(known.words, first, known.slots, begin, end, hashed, low, high, at, length)
-    return found if found >= 0 else known.firsts[column + 1] - first
+    return found if found >= 0 else known.sizes[column]
 
 
 @njit(types.void(_MET, types.int64, types.uint64, *_SOUGHT), **INLINE)
@@ -414,7 +424,7 @@ def _count(arrays, its, known, met, mapped, total, most, head, places):  # type:
     """What `count` does of one column; returns its nulls, and how many texts of `met` are to be told."""
     array, values = arrays
     column, kind, width = its[1], its[2], its[3]
-    size = known.firsts[column + 1] - known.firsts[column]
+    size = known.sizes[column]
     new, taken, nulls = np.int64(0), np.int64(0), np.int64(0)
     for row in range(array.length):
         value, place = np.int64(row), np.int64(_UNMAPPED)

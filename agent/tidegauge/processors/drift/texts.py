@@ -35,8 +35,8 @@ class Counted(NamedTuple):
     """The texts of some columns of a batch, in the order of `Texts.columns`.
 
     `totals` int64[columns, most known + 1]: rows of each known text, and of all others after these.
-    `missing` int64[columns]: nulls. `others`: what was met besides, where it is wanted. `places`: of each row's text
-    among the known, int32[columns, rows], or int32[columns, 0] where nobody wants them.
+    `missing` int64[columns]: nulls. `others`: what was met besides, where it is wanted. `places`: of each
+    row's text among the known, int32[columns, rows], or int32[columns, 0] where nobody wants them.
     """
 
     totals: npt.NDArray[np.int64]
@@ -65,7 +65,7 @@ class Texts:
         """Look up a batch of the schema. Of what is not known the most frequent are told if `others` are
         wanted."""
         rows = self._readable(content)
-        columns, most = len(self), int(np.diff(known.firsts).max(initial=0))
+        columns, most = len(self), known.most
         found = Counted(
             np.zeros((columns, most + 1), np.int64),
             np.zeros(columns, np.int64),
@@ -96,7 +96,7 @@ class Texts:
 
     def others(self, known: Known, counted: Counted) -> Iterator[tuple[int, Unknown]]:
         """What was met in each column of the known that has any, and is none of them."""
-        rows = counted.totals[np.arange(len(self)), np.diff(known.firsts)[self.columns]]
+        rows = counted.totals[np.arange(len(self)), known.sizes[self.columns]]
         if not rows.any():
             return
         heads, counts, offsets, octets = counted.others
