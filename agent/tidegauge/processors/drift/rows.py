@@ -59,8 +59,9 @@ class Rows:
             if pane is None:
                 pane = self._held[number] = _Pane(len(self._tables.profiles))
             count = batch.items if rows is None else len(rows)
-            chosen, priorities = pane.draw(count, self._most, self._random)
-            if len(chosen):
+            drawn = pane.draw(count, self._most, self._random)
+            if drawn is not None:
+                chosen, priorities = drawn
                 encoded = self._encode(batch, chosen if rows is None else rows[chosen])
                 # To join one batch's few rows copies all of them: it waits for some more.
                 if pane.add(encoded, priorities) > self._most // _TOGETHER:
@@ -130,11 +131,11 @@ class _Pane:
 
     def draw(
         self, count: int, most: int, random: np.random.Generator
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
         """Which of `count` rows have a priority below `below`, and theirs; at most the `most` least ones."""
         wanted = count if self.below >= 1 else int(random.binomial(count, self.below))
         if not wanted:
-            return np.empty(0, np.int64), np.empty(0)
+            return None
         priorities = random.random(wanted) * self.below
         if wanted > most:
             self.below = float(np.partition(priorities, most)[most])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -75,6 +76,7 @@ class Window:
         self._updates = 0
         self._next: int | None = None  # the first pane that `closed` has not given
         self._ended: list[Closed] = []  # panes that left the window before `closed` gave them
+        self._next_end: float = -math.inf  # the watermark at which the next one ends, as `closed` has found
         # What `settle` is to fold, of one plan and for one pane.
         self._waiting: list[Content] = []
         self._where: tuple[Plan, Counts] | None = None
@@ -141,7 +143,8 @@ class Window:
         pane = self._panes.place(time, time, self._watermark)
         assert pane is not None
         texts = self._count(plan, batch.layout, batch.content)
-        self.slices.update(plan, batch.layout, batch.content, texts, np.array([time]), self._watermark)
+        if self.slices.takes(batch.layout, batch.content.schema):
+            self.slices.update(plan, batch.layout, batch.content, texts, np.array([time]), self._watermark)
         self._put(plan, batch.content, texts, pane)
         return {}
 
@@ -203,7 +206,7 @@ class Window:
     def closed(self) -> Iterator[Closed]:
         """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
         Those of a window that a jump of the watermark has left behind are among them."""
-        if self._watermark is None:
+        if self._watermark is None or (self._watermark < self._next_end and not self._ended):
             return
         level = self._level(None)
         end = self._panes.number(level, self._watermark - self._lateness_ns)
@@ -211,6 +214,7 @@ class Window:
         if self._next is not None:
             begin = max(begin, self._next)
         self._next = max(end, begin)
+        self._next_end = self._panes.time(level, end + 1) + self._lateness_ns
         if begin < end:
             self.settle()
         ended, self._ended = self._ended, []
@@ -248,6 +252,7 @@ class Window:
         """
         self._panes.restore(state.panes, anew=anew)
         _, self._watermark, self._arrived, self._next = state
+        self._next_end = -math.inf
 
     @property
     def updates(self) -> int:
