@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from tidegauge.processors.drift.texts import Texts
 from tidegauge.processors.drift.unseen import CAPACITY
-from tidegauge.wire import texts as kernels
-from tidegauge.wire.texts import LONGEST, MOST_MET, Known, tally
+from tidegauge.wire import known as tables
+from tidegauge.wire.known import Known
+from tidegauge.wire.met import LONGEST, MOST_MET
+from tidegauge.wire.texts import tally
 
 # On both sides of 8 and 16 bytes, and such that differ in one byte at the beginning, in the middle or end.
 short = st.text("abäß\0 ", max_size=20)
@@ -193,7 +195,7 @@ def test_runs_of_rows_are_counted_from_places(places, seed):
 
 def test_texts_that_meet_in_the_table_are_told_apart(monkeypatch):
     """With a secret of 8 the hash of all texts of eight bytes is 0."""
-    monkeypatch.setattr(kernels, "_SEED", (5, 8))
+    monkeypatch.setattr(tables, "_SEED", (5, 8))
     known = [f"{number:08}" for number in range(50)] + ["", "a" * 17]
     values = ["", None, "a" * 17, "b" * 17, "a" * 16 + "b", *known, "00000050", "00000051", "00000050"]
     check(pa.array(values), values, known)

@@ -21,7 +21,8 @@ from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
 from tidegauge.stats.spots import LENGTH, OFFSET, locate
-from tidegauge.wire.texts import Known, tally
+from tidegauge.wire.known import Known
+from tidegauge.wire.texts import tally
 
 CODES: dict[pa.DataType, int] = {
     pa.float64(): bins.FLOAT64,

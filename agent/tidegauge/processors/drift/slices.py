@@ -19,7 +19,7 @@ from tidegauge.layout import Layout, Role, storage_type
 from tidegauge.processors.drift.counts import Counts, Plan, Tables
 from tidegauge.processors.drift.panes import Panes
 from tidegauge.processors.drift.texts import Counted, Texts
-from tidegauge.wire.texts import Known
+from tidegauge.wire.known import Known
 
 OTHER, MISSING = "__other__", "__missing__"
 """The slices of values that have none of their own, and of rows without a value."""

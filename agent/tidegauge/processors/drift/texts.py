@@ -16,7 +16,9 @@ from tidegauge.categories import stored
 from tidegauge.plain import Plain
 from tidegauge.processors.drift.unseen import CAPACITY, Unknown
 from tidegauge.wire import texts
-from tidegauge.wire.texts import BOOLEAN, LARGE_TEXT, TEXT, Known, Met, Others
+from tidegauge.wire.known import Known
+from tidegauge.wire.met import Met, Others
+from tidegauge.wire.texts import BOOLEAN, LARGE_TEXT, TEXT
 
 _array_address = ctypes.pythonapi.PyCapsule_GetPointer
 _array_address.restype = ctypes.c_void_p

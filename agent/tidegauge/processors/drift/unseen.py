@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegauge.heavy_hitters import HeavyHitters, Ranked
-from tidegauge.wire import texts
+from tidegauge.wire import met
 
 Texts = Any  # pa.Array of string; the stubs make it generic in a type that is not known here
 
 CAPACITY = 32
 """Categories counted per column and part: each with more than a 33rd of the part's unseen rows is there."""
 
-LONGEST = texts.LONGEST
+LONGEST = met.LONGEST
 """Characters that are kept of a category."""
 
 PARTS = 4
