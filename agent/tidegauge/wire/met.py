@@ -1,4 +1,4 @@
-"""Texts that are not known, summarised as they come in fixed memory: what `heavy_hitters` does, in kernels."""
+"""Texts that are not known, summarised as they come: what `heavy_hitters` does, in kernels and fixed room."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def reduce(met, count, most, seed):  # type: ignore[no-untyped-def]
 
 @njit(types.int64(types.int64, types.int64), **KERNEL)
 def _cut(at, length):  # type: ignore[no-untyped-def]
-    """The bytes of a text's first LONGEST characters."""
-    characters = 0
-    for index in range(length):
+    """The bytes of a text's first LONGEST characters, and of what is no UTF-8 no more than those may have."""
+    characters, most = 0, min(length, LONGEST * _MOST_BYTES)
+    for index in range(most):
         # Bytes that go on with a character begin with the bits 10.
         characters += (peek(at, index, _U8) & 0xC0) != 0x80
         if characters > LONGEST:
             return index
-    return length
+    return most
 
 
 @njit(

@@ -163,6 +163,18 @@ def test_others_are_told_apart_by_their_first_characters():
     assert sorted(others.values()) == [1, 3]
 
 
+def test_what_is_no_utf8_is_cut_off_too():
+    """A file that nobody has validated may hold it."""
+    octets = b"\x80" * 100_000
+    offsets = pa.py_buffer(np.array([0, len(octets)], np.int32))
+    column = pa.StringArray.from_buffers(1, offsets, pa.py_buffer(octets))
+    rows = pa.record_batch({"c": column})
+    its, known = Texts([(0, 0)], rows.schema), Known.of([["a"]])
+    [(_, unknown)] = its.others(known, its.count(rows, known, others=True))
+    assert unknown.counts.tolist() == [1]
+    assert len(unknown.texts.buffers()[2]) == 4 * LONGEST
+
+
 def test_several_columns_of_a_batch_are_told_in_one_call():
     rows = pa.record_batch(
         {
