@@ -27,18 +27,25 @@ from tidegauge.reference import ReferenceBuilder
 from tidegauge.statefile import StateFile
 from tidegauge.units import Duration
 
-FEATURES, ROWS = 100, 200
+FEATURES, ROWS, SLICES = 100, 200, 20
 SETTINGS = Settings(other_windows=(Duration("5m"), Duration("24h")))
 BEGIN_NS, MINUTE_NS = 1_800_000_000 * 10**9, 60 * 10**9
 
 
 def measure(rounds: int, models: int) -> Iterator[Figure]:
-    """Milliseconds and megabytes of all models together, three windows each."""
+    """Milliseconds and megabytes of all models together, three windows each, without slices and with them."""
+    for slices in (0, SLICES):
+        yield from _measure(rounds, models, slices)
+
+
+def _measure(rounds: int, models: int, slices: int) -> Iterator[Figure]:
     random = np.random.default_rng(0)
     references = [_reference(random, f"model{number}") for number in range(models)]
     drift = Drift(SETTINGS, references)
-    _fill(drift, models, random)
+    _fill(drift, models, slices, random)
     what = f"drift state of {models} models x {FEATURES} features x 3 windows"
+    if slices:
+        what += f", {slices} slices each"
     yield Figure(f"{what}: capture, fold thread", "ms", [_ms(drift.capture) for _ in range(rounds)])
     state = drift.capture()
     with tempfile.TemporaryDirectory() as folder:
@@ -64,12 +71,20 @@ def _rows(random: np.random.Generator, count: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({f"f{number}": random.normal(size=count) for number in range(FEATURES)})
 
 
-def _fill(drift: Drift, models: int, random: np.random.Generator) -> None:
+def _sliced(rows: pa.RecordBatch, slices: int, random: np.random.Generator) -> pa.RecordBatch:
+    """The rows with two segment columns of half as many values each."""
+    for name in ("region", "tier") if slices else ():
+        field = pa.field(name, pa.string(), metadata={"role": "segment"})
+        rows = rows.append_column(field, pa.array(random.integers(0, slices // 2, len(rows)).astype(str)))
+    return rows
+
+
+def _fill(drift: Drift, models: int, slices: int, random: np.random.Generator) -> None:
     """A day and a bit every five minutes, then a window of five every 25 seconds: each pane has rows."""
     times = [BEGIN_NS + 5 * minute * MINUTE_NS for minute in range(26 * 12)]
     times += [times[-1] + 25 * step * 10**9 for step in range(1, 13)]
     for now_ns in times:
-        rows = _rows(random, ROWS)
+        rows = _sliced(_rows(random, ROWS), slices, random)
         layout = layout_of(rows.schema)
         for number in range(models):
             identity = Identity(f"model{number}", "1")
@@ -79,9 +94,17 @@ def _fill(drift: Drift, models: int, random: np.random.Generator) -> None:
 def _pickle(state: DriftState, path: Path) -> None:
     content = [
         [
-            [pane.arrays() for pane in (*one.window.panes.held.values(), *one.alarms.recent)]
-            for one in state.identities
+            *(pane.arrays() for pane in one.window.panes.held.values()),
+            *(recent._asdict() for recent in one.alarms.recent),
+            *(() if one.rows is None else one.rows.panes.items()),
+            *(
+                pane.arrays()
+                for its in one.segments
+                for part in its.slices
+                for pane in part.panes.held.values()
+            ),
         ]
+        for one in state.identities
     ]
     with path.open("wb") as file:
         pickle.dump(content, file, protocol=5)

@@ -143,6 +143,58 @@ def test_a_kill_costs_at_most_what_came_since_the_last_checkpoint(start_agent, r
     second.await_total(more, "prediction_histogram_bucket", output="score", le="+Inf")
 
 
+def by_region(seed, count=BATCH):
+    """Rows of two regions, some with a category that the reference lacks."""
+    random = np.random.default_rng(seed)
+    table = rows(seed, count, shift=0.5)
+    table = table.set_column(1, "c", pa.array(random.choice(["a", "b", "new", None], count)))
+    field = pa.field("region", pa.string(), metadata={"role": "segment"})
+    return table.append_column(field, pa.array(random.choice(["eu", "us"], count)))
+
+
+def test_a_kill_leaves_slices_the_sample_of_rows_and_unseen_categories(start_agent, references, tmp_path):
+    drift = DRIFT | {"multivariate": {"interval": "1s"}}
+    settings = {"state_dir": str(tmp_path / "state"), "drift": drift, "references": references[0]}
+    first = start_agent(**settings)
+    state = tmp_path / "state" / "drift.state"
+    with fl.connect(f"grpc://127.0.0.1:{first.grpc}") as client:
+        descriptor = fl.FlightDescriptor.for_path("records", "m", "1")
+        writer, reader = client.do_put(descriptor, by_region(0).schema)
+        for seed in range(6):
+            writer.write_batch(by_region(seed))
+            reader.read()
+        # The first ones may be judged before the last ones have come.
+        first.await_total(6 * BATCH, "model_drift_sample_rows")
+        first.await_total(6 * BATCH, "model_slice_rows")
+        wait(state.exists)
+        written_ns = state.stat().st_mtime_ns
+        writer.write_batch(by_region(6))  # a checkpoint is taken only where rows have come
+        reader.read()
+        wait(lambda: state.stat().st_mtime_ns != written_ns)
+        first.await_total(7 * BATCH, "model_drift_sample_rows")
+        first.await_total(7 * BATCH, "model_slice_rows")
+        names = ("model_slice_rows", "model_slice_drift_score", "feature_unseen_category_rows")
+        names = (*names, "model_drift_statistic", "model_drifted", "feature_drift_score")
+        before = {name: first.samples(name) for name in names}
+        first.process.kill()
+        first.process.wait()
+    assert all(before.values())
+    assert {dict(labels)["slice"] for labels in before["model_slice_rows"]} == {"region=eu", "region=us"}
+    assert {dict(labels)["category"] for labels in before["feature_unseen_category_rows"]} == {"new"}
+
+    second = start_agent(**settings)
+    second.await_total(7 * BATCH, "model_drift_sample_rows")
+    assert {name: second.samples(name) for name in names} == before
+    assert "WARNING" not in second.log.read_text()
+    with fl.connect(f"grpc://127.0.0.1:{second.grpc}") as client:
+        writer, reader = client.do_put(descriptor, by_region(0).schema)
+        writer.write_batch(by_region(7))
+        reader.read()
+        writer.close()
+    for name in ("model_drift_sample_rows", "model_slice_rows"):
+        second.await_total(8 * BATCH, name)
+
+
 def test_a_stop_costs_nothing_and_the_counter_goes_on(start_agent, references, tmp_path):
     settings = {"state_dir": str(tmp_path / "state"), "references": references[0]}
     agent = start_agent(**settings)
@@ -181,14 +233,17 @@ def test_a_damaged_state_and_one_of_another_reference_are_set_aside(start_agent,
     assert agent.stop() == 0
 
     path = tmp_path / "state" / "drift.stopped"
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    path.write_bytes(damaged)
-    agent = start_agent(**settings)
-    assert agent.samples("feature_window_rows") == {}
-    assert agent.log.read_text().count("it is damaged; it is kept as") == 1
-    send(agent, "m", 3)
-    await_window(agent, 3 * BATCH)
+    sound = path.read_bytes()
+    for place, left in ((200, 0), (len(sound) - 30, 3 * BATCH)):  # in the windows, and in the sample of rows
+        damaged = bytearray(sound)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        agent = start_agent(**settings)
+        assert window(agent) == left
+        assert agent.log.read_text().count("it is damaged; it is kept as") == 1
+        send(agent, "m", 3)
+        await_window(agent, left + 3 * BATCH)
+        assert agent.stop() == 0
 
 
 def test_a_state_dir_that_cannot_be_written_costs_warnings_only(start_agent, references, tmp_path):

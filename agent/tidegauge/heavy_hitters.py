@@ -30,6 +30,20 @@ class Ranked(NamedTuple):
     counts: npt.NDArray[np.int64]
 
 
+_Counted = tuple[Texts, npt.NDArray[np.int64]]
+"""Texts and the rows of each."""
+
+
+class Summary(NamedTuple):
+    """A summary as it was at one moment, which nobody changes any more: rows counted, what was taken off
+    every count, texts with their counts, and more of them that wait to be merged."""
+
+    rows: int
+    taken: int
+    kept: _Counted
+    pending: tuple[_Counted, ...]
+
+
 class HeavyHitters:
     """Counts texts. Holds `capacity` of them, and `waiting` (or as many) that are to be merged."""
 
@@ -38,8 +52,8 @@ class HeavyHitters:
             raise ValueError(f"a summary of {capacity} texts tells nothing")
         self._capacity = capacity
         self._most_waiting = capacity if waiting is None else waiting
-        self._kept: tuple[Texts, npt.NDArray[np.int64]] = (pa.array([], pa.string()), np.zeros(0, np.int64))
-        self._pending: list[tuple[Texts, npt.NDArray[np.int64]]] = []
+        self._kept: _Counted = (pa.array([], pa.string()), np.zeros(0, np.int64))
+        self._pending: list[_Counted] = []
         self._waiting = 0
         self._taken = 0
         self.rows = 0
@@ -64,6 +78,16 @@ class HeavyHitters:
         """Add what another summary of the same capacity has counted."""
         other._settle()
         self.update(*other._kept, rows=other.rows, taken=other._taken)
+
+    def capture(self) -> Summary:
+        """All of it, without a copy: what it holds is replaced and never changed."""
+        return Summary(self.rows, self._taken, self._kept, tuple(self._pending))
+
+    def restore(self, state: Summary) -> None:
+        """Go on from there."""
+        self.rows, self._taken, self._kept, pending = state
+        self._pending = [*pending]
+        self._waiting = sum(len(texts) for texts, _ in pending)
 
     @property
     def error(self) -> int:

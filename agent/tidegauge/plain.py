@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tidegauge.stats.spots import VALIDITY, VALUES, lay_out
+from tidegauge.stats.spots import VALIDITY, VALUES
 
 _WIDTHS = (1, 8, 16, 32, 64)
 
@@ -19,16 +19,14 @@ _WIDTHS = (1, 8, 16, 32, 64)
 class Plain:
     """A record batch whose columns are all of a fixed width, and where their values lie in its message.
 
-    `spots` is int64[columns, 4] (`stats.spots`). What is asked for as Arrow's is copied: the values need
-    not be aligned.
+    `spots` is int64[columns, 4] (`stats.spots`), in `raw`. What is asked for as Arrow's is copied: the
+    values need not be aligned.
     """
 
-    __slots__ = ("_rows", "_whole", "num_rows", "schema", "spots")
+    __slots__ = ("_raw", "_rows", "num_rows", "schema", "spots")
 
-    def __init__(
-        self, whole: pa.Buffer, schema: pa.Schema, num_rows: int, spots: npt.NDArray[np.int64]
-    ) -> None:
-        self._whole = whole  # what the spots lie in
+    def __init__(self, raw: bytes, schema: pa.Schema, num_rows: int, spots: npt.NDArray[np.int64]) -> None:
+        self._raw = raw
         self._rows: pa.RecordBatch | None = None
         self.schema = schema
         self.num_rows = num_rows
@@ -52,26 +50,8 @@ class Plain:
         return self._rows
 
     def _part(self, address: int, bits: int) -> pa.Buffer:
-        return pa.py_buffer(self._whole.slice(address - self._whole.address, (bits + 7) // 8).to_pybytes())
-
-
-def plain(
-    body: memoryview,
-    schema: pa.Schema,
-    widths: npt.NDArray[np.int64],
-    num_rows: int,
-    nodes: npt.NDArray[np.uint64],
-    buffers: npt.NDArray[np.uint64],
-) -> Plain | None:
-    """The batch of a message, or None where it contradicts its schema or itself.
-
-    `widths` are the schema's; `nodes` and `buffers` the message's, as `lay_out` takes them.
-    """
-    whole = pa.py_buffer(body)
-    spots = np.empty((len(widths), 4), np.int64)
-    if not lay_out(whole.address, whole.size, num_rows, widths, nodes, buffers, spots):
-        return None
-    return Plain(whole, schema, num_rows, spots)
+        whole = pa.py_buffer(self._raw)
+        return pa.py_buffer(whole.slice(address - whole.address, (bits + 7) // 8).to_pybytes())
 
 
 def bit_widths(schema: pa.Schema) -> npt.NDArray[np.int64] | None:

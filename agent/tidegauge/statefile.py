@@ -61,7 +61,8 @@ class StateFile:
         """The frames written last; none where there is no state.
 
         Raises:
-            StateError: when a frame is damaged or the file of another format; those before it are sound.
+            StateError: at last, when a frame is damaged, the file's end missing or it of another format. What
+                was given is sound, also what lay behind the damage.
         """
         try:
             with self._lagging.open("rb") as file:
@@ -112,6 +113,7 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
     if magic != MAGIC:
         known = magic[:-1] == MAGIC[:-1]
         raise StateError("it is of another version of the agent" if known else "it is no state")
+    damaged = False
     while (left := left - _HEADER_BYTES) >= 0:
         length = file.read(_LENGTH.size)
         [crc], [size] = _CRC.unpack(file.read(_CRC.size)), _LENGTH.unpack(length)
@@ -120,11 +122,15 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
         left -= size
         frame = file.read(size)
         if zlib.crc32(frame, zlib.crc32(length)) != crc:
-            raise StateError("it is damaged")
-        if not size:
+            # It may be the length: then no checksum behind it holds.
+            damaged = True
+        elif size:
+            yield frame
+        elif damaged:
+            break
+        else:
             return
-        yield frame
-    raise StateError("its end is missing")
+    raise StateError("it is damaged" if damaged else "its end is missing")
 
 
 def _sync(folder: Path) -> None:

@@ -10,17 +10,20 @@ from typing import Any
 
 import numba
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from tidegauge.config import IdentityAttributes, Timings
-from tidegauge.wire import attributes, counts, protobuf, schema, traces
+from tidegauge.stats.spots import OFFSET, VALIDITY, VALUES
+from tidegauge.wire import attributes, counts, numbers, protobuf, schema, traces
+from tidegauge.wire.arrow import flight_message, message_header
 
 KEYS = attributes.Keys.of(IdentityAttributes(), Timings())
 METRICS = schema.Schema(ExportMetricsServiceRequest.DESCRIPTOR)
-READERS = ("protobuf", "schema", "marks", "attributes", "spans", "counts", "traces")
+READERS = ("protobuf", "schema", "marks", "attributes", "spans", "counts", "traces", "numbers")
 
 
 class Checked:
@@ -29,6 +32,10 @@ class Checked:
     def __init__(self, content: Any) -> None:
         self._content = content
         self.size = len(content)
+        self.ctypes = SimpleNamespace(data=0)
+
+    def __len__(self) -> int:
+        return self.size
 
     def __getitem__(self, index: int) -> int:
         if not 0 <= index < self.size:
@@ -152,6 +159,34 @@ def test_decimals_read_inside_of_their_text(plain: SimpleNamespace) -> None:
     def check(raw: bytes) -> None:
         found = plain.marks.decimal(Checked(raw), 0, len(raw))
         assert np.array_equal(found, compiled(protobuf.view(raw), 0, len(raw)), equal_nan=True)
+
+    check()
+
+
+ROWS = pa.record_batch({"a": [1.5, None, 3.0], "b": pa.array([1, 2, 3], pa.int8())})
+_SERIALIZED = ROWS.serialize().to_pybytes()
+_HEAD = 8 + int.from_bytes(_SERIALIZED[4:8], "little")
+
+
+def test_a_batch_of_numbers_is_found_inside_of_its_message(
+    plain: SimpleNamespace, wire: SimpleNamespace
+) -> None:
+    message = wire.message(2, _SERIALIZED[8:_HEAD]) + wire.message(1000, _SERIALIZED[_HEAD:])
+    widths = np.array([64, 8])
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.one_of(broken(st.just(message)), st.binary(max_size=40)))
+    @example(message)
+    def check(raw: bytes) -> None:
+        ours, its = np.zeros((2, 2, 4), np.int64)
+        rows = numbers.find_numbers(np.frombuffer(raw, np.uint8), widths, ours)
+        assert rows == plain.numbers.find_numbers(Checked(raw), widths, its)
+        assert rows == 3 or raw != message
+        if rows >= 0:
+            assert (ours[:, OFFSET:] == its[:, OFFSET:]).all()
+            assert (its[:, VALUES] + (rows * widths + 7) // 8 <= len(raw)).all()
+            assert (its[:, VALIDITY] + (rows + 7) // 8 <= len(raw)).all()
+            assert message_header(flight_message(raw)).rows == rows
 
     check()
 

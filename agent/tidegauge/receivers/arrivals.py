@@ -61,13 +61,13 @@ class Arrivals:
             raise RefusedError(Verdict.ABANDONED, "the call carried no message")
         return raw
 
-    async def messages(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def messages(self, context: Context) -> AsyncIterator[bytes]:
         """The messages of a stream, which may take as long as it likes between two of them.
 
         Raises:
             RefusedError: where one is too large or too much.
         """
-        while (raw := await self._next(anext(requests, None), self._streams, None)) is not None:
+        while (raw := await self._next(context.read(), self._streams, None)) is not None:
             yield raw
 
     async def _next(
@@ -91,7 +91,7 @@ class Arrivals:
             ) from None
         finally:
             waiting.pop(deadline, None)
-        if raw is None or raw is grpc.aio.EOF:
+        if raw is grpc.aio.EOF:
             return None
         most = int(self._settings.max_message_size)
         if len(raw) > most:

@@ -27,7 +27,6 @@ from tidegauge.wire.arrow import (
     RECORDS,
     ArrowError,
     FlightMessage,
-    MessageHeader,
     flight_message,
     message_header,
     put_result,
@@ -136,13 +135,16 @@ class FlightReceiver:
     async def _receive(self, requests: AsyncIterator[bytes], answers: _Answers) -> None:
         stream: RecordStream | None = None
         async for raw in requests:
-            message = flight_message(raw)
             if stream is None:
-                stream = await self._open(message)
-            elif len(message.header):
-                answer = await self._take(stream, message)
-                if answer is not None:
-                    answers.put(answer.encode())
+                stream = await self._open(flight_message(raw))
+                continue
+            content = stream.plain(raw)
+            if content is not None:
+                answer: Answer | None = self._admit(stream, content, stream.nbytes(len(raw)))
+            else:
+                answer = await self._take(stream, raw)
+            if answer is not None:
+                answers.put(answer.encode())
 
     async def _open(self, first: FlightMessage) -> RecordStream:
         if first.path is not None and first.path[:1] == ("labels",):
@@ -151,7 +153,10 @@ class FlightReceiver:
             return RecordStream(first, self._limits)
         return await self._turn.run(len(first.header), RecordStream, first, self._limits)
 
-    async def _take(self, stream: RecordStream, message: FlightMessage) -> Answer | None:
+    async def _take(self, stream: RecordStream, raw: bytes) -> Answer | None:
+        message = flight_message(raw)
+        if not len(message.header):
+            return None
         header = message_header(message)
         if header.kind == DICTIONARY:
             if header.compressed:
@@ -160,30 +165,40 @@ class FlightReceiver:
             return None
         if header.kind != RECORDS:
             raise ArrowError("a second schema in one stream")
-        nbytes = stream.nbytes(message)
-        refusal = self._refusal(header, nbytes)
-        if refusal is not None:
-            return self._reject(header.rows, refusal, message)
-        content: Content | None = stream.plain(header, message)
-        try:
-            if content is None:
-                content = await self._read(stream, message, nbytes)
-        except InvalidBatchError as error:
-            return self._reject(header.rows, Refusal("invalid", str(error)), message)
-        except asyncio.CancelledError:
-            self._reject(header.rows, _ABANDONED, message)
-            raise
-        batch = Records(RECEIVER, stream.identity, stream.layout, content, time.time_ns(), nbytes)
-        if batch.items and not self._queue.offer(batch):
-            return self._reject(batch.items, _QUEUE_FULL, message)
-        self._telemetry.add("received", batch.items, receiver=RECEIVER, signal=Signal.RECORDS)
-        return Answer(batch.items, 0)
-
-    def _refusal(self, header: MessageHeader, nbytes: int) -> Refusal | None:
-        """Why a batch is not even read, if so."""
+        # A row takes a bit at least: a count beyond that is a lie, and must not enter the counters.
+        plausible = header.rows if 0 < header.rows <= 8 * len(message.body) else 1
         if header.compressed:
-            return Refusal("compressed", _COMPRESSED)
-        if not 0 <= header.rows <= self._limits.max_rows:
+            return self._reject(plausible, _NOT_INFLATED)
+        nbytes = stream.nbytes(len(raw))
+        refusal = self._refusal(header.rows, nbytes)
+        if refusal is not None:
+            return self._reject(plausible, refusal)
+        try:
+            content = await self._read(stream, message, nbytes)
+        except InvalidBatchError as error:
+            return self._reject(plausible, Refusal("invalid", str(error)))
+        except asyncio.CancelledError:
+            self._reject(plausible, _ABANDONED)
+            raise
+        return self._offer(stream, content, nbytes)
+
+    def _admit(self, stream: RecordStream, content: Content, nbytes: int) -> Answer:
+        refusal = self._refusal(content.num_rows, nbytes)
+        if refusal is not None:
+            return self._reject(content.num_rows, refusal)
+        return self._offer(stream, content, nbytes)
+
+    def _offer(self, stream: RecordStream, content: Content, nbytes: int) -> Answer:
+        batch = Records(RECEIVER, stream.identity, stream.layout, content, time.time_ns(), nbytes)
+        rows = content.num_rows
+        if rows and not self._queue.offer(batch):
+            return self._reject(rows, _QUEUE_FULL)
+        self._telemetry.add("received", rows, receiver=RECEIVER, signal=Signal.RECORDS)
+        return Answer(rows, 0)
+
+    def _refusal(self, rows: int, nbytes: int) -> Refusal | None:
+        """Why a batch is not even read, if so."""
+        if not 0 <= rows <= self._limits.max_rows:
             most = self._limits.max_rows
             return Refusal("too_large", f"more than {most} rows in a batch (receivers.records.max_rows)")
         if not self._queue.fits(nbytes):
@@ -199,11 +214,9 @@ class FlightReceiver:
             return stream.read(message)
         return await self._turn.run(nbytes, stream.read, message)
 
-    def _reject(self, rows: int, refusal: Refusal, message: FlightMessage) -> Answer:
-        # A row takes a bit at least: a count beyond that is a lie, and must not enter the counters.
-        plausible = rows if 0 < rows <= 8 * len(message.body) else 1
-        self._count_rejected(plausible, refusal.reason)
-        return Answer(0, plausible, refusal.why[:_MAX_MESSAGE], refusal is _QUEUE_FULL)
+    def _reject(self, rows: int, refusal: Refusal) -> Answer:
+        self._count_rejected(rows, refusal.reason)
+        return Answer(0, rows, refusal.why[:_MAX_MESSAGE], refusal is _QUEUE_FULL)
 
     def _count_rejected(self, items: int, reason: str) -> None:
         labels = {"receiver": RECEIVER, "signal": str(Signal.RECORDS)}
@@ -212,6 +225,7 @@ class FlightReceiver:
 
 
 _COMPRESSED = "compressed Arrow buffers are not taken; use gRPC's own compression"
+_NOT_INFLATED = Refusal("compressed", _COMPRESSED)
 _QUEUE_FULL = Refusal(Verdict.QUEUE_FULL, "the agent's queue is full")
 _ABANDONED = Refusal(Verdict.ABANDONED, "")
 

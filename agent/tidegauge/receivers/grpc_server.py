@@ -186,8 +186,8 @@ class _Watched(grpc.GenericRpcHandler):
         if behaviour is None:
             return found
 
-        async def watched(requests: AsyncIterator[bytes], context: Context) -> None:
-            await behaviour(self._arrivals.messages(requests), context)
+        async def watched(_: AsyncIterator[bytes], context: Context) -> None:
+            await behaviour(self._arrivals.messages(context), context)
 
         return grpc.stream_stream_rpc_method_handler(watched)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tidegauge.config import RecordLimits
 from tidegauge.identity import Identity
 from tidegauge.layout import Layout, LayoutError, layout_of, storage_type
-from tidegauge.plain import Plain, bit_widths, plain
+from tidegauge.plain import Plain, bit_widths
 from tidegauge.wire.arrow import (
     SCHEMA,
     ArrowError,
@@ -24,6 +24,7 @@ from tidegauge.wire.arrow import (
     is_little_endian,
     message_header,
 )
+from tidegauge.wire.numbers import find_numbers
 
 _BATCH_BYTES, _COLUMN_BYTES = 1024, 256
 """Memory of a batch and of each of its columns besides the values: 1.3 KiB was seen with one column,
@@ -73,10 +74,9 @@ class RecordStream:
         """Bytes of the dictionaries that are held for batches to come."""
         return sum(self._dictionaries.values())
 
-    def nbytes(self, message: FlightMessage) -> int:
+    def nbytes(self, message_bytes: int) -> int:
         """What a batch will keep alive. Dictionaries count in full for each batch that may use them."""
-        own = _BATCH_BYTES + _COLUMN_BYTES * len(self.layout.names)
-        return len(message.header) + len(message.body) + self.dictionary_bytes + own
+        return message_bytes + self.dictionary_bytes + _BATCH_BYTES + _COLUMN_BYTES * len(self.layout.names)
 
     def add_dictionary(self, header: MessageHeader, message: FlightMessage) -> None:
         """Keep a dictionary for the batches that follow.
@@ -97,15 +97,18 @@ class RecordStream:
             )
         self._unread.append((header.dictionary, encapsulate(message.header, message.body)))
 
-    def plain(self, header: MessageHeader, message: FlightMessage) -> Plain | None:
+    def plain(self, raw: bytes) -> Plain | None:
         """The batch of a message as it came, where the schema has numbers only.
 
-        None for another schema, and for a batch that contradicts it or itself: `read` says what is wrong.
+        None for another schema, for a message that holds no batch, and for one that contradicts the schema
+        or itself: `read` says what is wrong.
         """
         its = self._schema
         if its.widths is None or self._unread:
             return None
-        return plain(message.body, its.arrow, its.widths, header.rows, header.nodes, header.buffers)
+        spots = np.empty((len(its.widths), 4), np.int64)
+        rows = find_numbers(np.frombuffer(raw, np.uint8), its.widths, spots)
+        return Plain(raw, its.arrow, rows, spots) if rows >= 0 else None
 
     def read(self, message: FlightMessage) -> pa.RecordBatch:
         """The record batch of a message, validated in full; its buffers are those of the message.
@@ -143,7 +146,8 @@ class RecordStream:
 class _Schema(NamedTuple):
     """What a stream needs of its schema.
 
-    `views` are the columns that hold views, or a dictionary of them; `widths` are those of `plain`.
+    `views` are the columns that hold views, or a dictionary of them; `widths` are those that `find_numbers`
+    takes.
     """
 
     layout: Layout

@@ -49,23 +49,14 @@ class FlightMessage(NamedTuple):
     body: memoryview
 
 
-_NONE = np.empty(0, np.uint64)
-
-
 class MessageHeader(NamedTuple):
-    """What a message's FlatBuffer says of it; `rows` and what follows is not said of a schema.
-
-    `nodes` are length and nulls of each column, `buffers` offset and length of each buffer, one after
-    the other (Message.fbs, FieldNode and Buffer).
-    """
+    """What a message's FlatBuffer says of it; `rows` and what follows is not said of a schema."""
 
     kind: int
     rows: int = 0
     compressed: bool = False
     dictionary: int = 0
     delta: bool = False
-    nodes: npt.NDArray[np.uint64] = _NONE
-    buffers: npt.NDArray[np.uint64] = _NONE
 
 
 def flight_message(raw: bytes) -> FlightMessage:
@@ -135,12 +126,11 @@ def message_header(message: FlightMessage) -> MessageHeader:
         batch = header.table(1) if kind == DICTIONARY else header
         if batch is None:
             raise ArrowError("a dictionary message without values")
-        buffers = batch.pairs(2)
-        _check_buffers(buffers, body_length)
+        _check_buffers(batch.pairs(2), body_length)
         rows, compressed = batch.long(0), batch.table(3) is not None
         if kind == DICTIONARY:
             return MessageHeader(kind, rows, compressed, header.long(0), header.byte(2) != 0)
-        return MessageHeader(kind, rows, compressed, nodes=batch.pairs(1), buffers=buffers)
+        return MessageHeader(kind, rows, compressed)
     except (struct.error, IndexError) as error:
         raise ArrowError("not an Arrow message header") from error
 

@@ -32,7 +32,7 @@ SETTINGS = Settings(
     reference_rows=200,
     min_rows=20,
     bins=5,
-    multivariate=Multivariate(sample_rows=0),  # samples of rows begin anew, as documented
+    multivariate=Multivariate(sample_rows=0),
 )
 ALL = structs.replace(
     SETTINGS,
@@ -324,7 +324,8 @@ def test_frames_that_are_not_what_they_should_be_are_told_and_harm_nothing(data)
     with pa.ipc.open_stream(frame) as stream:
         batch = stream.read_next_batch()
     if data.draw(st.booleans()):
-        name = data.draw(st.sampled_from(batch.schema.names))
+        # Without hashes of schemas it is one of a version that had none, and is read.
+        name = data.draw(st.sampled_from([name for name in batch.schema.names if name != "schemas"]))
         batch = batch.drop_columns([name])
     else:
         metadata = data.draw(

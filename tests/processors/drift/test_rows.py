@@ -78,6 +78,17 @@ def test_steady_traffic_gives_as_many_rows_as_are_set():
     assert len(rows._held) == 12
 
 
+def test_few_rows_a_pane_are_no_more_than_many():
+    """A pane's rows wait to be joined until they are a quarter of the sample: not in all panes at once."""
+    rows = rows_of(NUMBERED, sample_rows=100)
+    for pane in range(40):
+        for _ in range(4):
+            rows.update(records({"x": np.arange(24.0)}, NOW + pane * 5 * MINUTE))
+            state = rows.capture()
+            chunks = [chunk for one in state.panes.values() for chunk in (one.joined, *one.waiting)]
+            assert sum(len(priorities) for _, priorities in chunks) <= 2 * 100 + 100 // 4 + 24
+
+
 def test_rows_belong_to_their_event_time():
     rows = rows_of(NUMBERED)
     times = NOW + np.array([0, -30, -70, -600, 120, 0]) * MINUTE

@@ -1,14 +1,13 @@
 """The drift processor's state as Arrow, and back.
 
 Arrow IPC and not Parquet: nobody queries it, every value must come back to the last bit, and pages and
-statistics would be made only to be thrown away. An identity is a stream of one row, so that one which
-cannot be used costs no other; compressed with zstd, which halves it.
+statistics would be made only to be thrown away. An identity is a stream of one row, and so are its sections,
+so that one which cannot be used costs no other; compressed with zstd, which halves it.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -17,17 +16,33 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tidegauge.identity import Identity
+from tidegauge.processors.drift import columns
 from tidegauge.processors.drift.adaptive import ScoresState
 from tidegauge.processors.drift.alarms import AlarmState, Recent
 from tidegauge.processors.drift.changes import Found, Key
 from tidegauge.processors.drift.counts import Counts, Tables
 from tidegauge.processors.drift.panes import PaneState
 from tidegauge.processors.drift.past import SUMMARIES, Before, Hour, PastState
+from tidegauge.processors.drift.repeats import RepeatsState
+from tidegauge.processors.drift.rows import RowsState
+from tidegauge.processors.drift.sections import (
+    KIND,
+    Columns,
+    Row,
+    Section,
+    TablesOf,
+    owner,
+    owner_columns,
+    section,
+    told,
+)
+from tidegauge.processors.drift.slices import SegmentState
 from tidegauge.processors.drift.stream import StreamState
+from tidegauge.processors.drift.unseen import UnseenState
 from tidegauge.processors.drift.window import WindowState
 from tidegauge.statefile import StateError
 
-_KIND, _WINDOW, _FIRST_ROWS = b"tidegauge.state", b"window", b"first_rows"
+_WINDOW, _FIRST_ROWS = b"window", b"first_rows"
 _FRAME_BYTES = 4 << 20
 """First rows that go into a frame: it is made in memory."""
 
@@ -39,11 +54,10 @@ _DETECTOR = pa.struct(
     ]
 )
 
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
-
 
 class IdentityState(NamedTuple):
-    """Windows and alarms of one identity. `start_ns` and `sums`, by output, are of its lifetime."""
+    """All that is kept of one identity. `start_ns` and `sums`, by output, are of its lifetime; `rows`,
+    `unseen`, `segments` and `ids` are written as sections."""
 
     identity: Identity
     tables: Tables
@@ -55,6 +69,19 @@ class IdentityState(NamedTuple):
     changes: dict[Key, Found]
     past: PastState | None = None
     scores: ScoresState | None = None
+    rows: RowsState | None = None
+    unseen: UnseenState | None = None
+    segments: tuple[SegmentState, ...] = ()
+    ids: RepeatsState | None = None
+
+    def frames(self) -> Iterator[bytes]:
+        """It as bytes: first what tells of itself whether the sections can be used."""
+        yield _identity_frame(self)
+        rows = self.rows if self.rows is not None and self.rows.panes else None
+        unseen = self.unseen if self.unseen is not None and self.unseen.summaries else None
+        for part in (rows, unseen, *self.segments, self.ids):
+            if part is not None:
+                yield Section(self.identity, self.tables, part).frame()
 
 
 class FirstRows(NamedTuple):
@@ -78,56 +105,45 @@ class DriftState(NamedTuple):
     def frames(self) -> Iterator[bytes]:
         """It as bytes, made one after the other."""
         for one in self.identities:
-            yield _identity_frame(one)
+            yield from one.frames()
         for held in self.first_rows:
             yield from _first_rows_frames(held)
 
 
-def fingerprint(tables: Tables) -> str:
-    """Differs for references whose bins, counts or columns do."""
-    found = hashlib.blake2b(digest_size=16)
-    for one in tables.profiles:
-        found.update(repr((one.name, one.role.value, one.kind.value, one.categories)).encode())
-        for values in (one.edges, one.counts, np.array([one.center, one.lowest, one.highest])):
-            found.update(values.tobytes())
-    for frame in tables.frames:
-        found.update(repr((frame.embedding.name, frame.embedding.role.value)).encode())
-        found.update(frame.embedding.summary.mean.tobytes() + frame.embedding.summary.waves.tobytes())
-    return found.hexdigest()
-
-
-def decode(frame: bytes, tables_of: Callable[[Identity], Tables | None]) -> IdentityState | FirstRows:
+def decode(frame: bytes, tables_of: TablesOf) -> IdentityState | Section | FirstRows:
     """What a frame of `DriftState.frames` holds.
 
-    `tables_of` gives an identity's present reference.
-
     Raises:
-        StateError: for what does not belong to that reference, or to this version of the agent.
+        StateError: for what does not belong to the present reference, or to this version of the agent.
     """
     try:
         with pa.ipc.open_stream(frame) as stream:
             metadata = stream.schema.metadata or {}
             batches = tuple(stream)
-        if metadata[_KIND] == _FIRST_ROWS:
+        kind = metadata[KIND]
+        if kind == _FIRST_ROWS:
             return FirstRows(metadata[b"model"].decode(), metadata[b"version"].decode(), batches)
-        if metadata[_KIND] != _WINDOW:
-            raise StateError("a part of it is of a kind that is not known")
-        return _identity_state(batches[0], tables_of)
-    except (pa.ArrowException, LookupError, ValueError) as error:
+        row = {name: batches[0].column(name)[0] for name in batches[0].schema.names}
+        if kind == _WINDOW:
+            return _identity_state(row, tables_of)
+        found = section(kind, row, tables_of)
+    except (pa.ArrowException, LookupError, ValueError, TypeError, AttributeError) as error:
         raise StateError(f"a part of it cannot be understood: {error}") from error
+    if found is None:
+        raise StateError("a part of it is of a kind that is not known")
+    return found
 
 
 def _identity_frame(state: IdentityState) -> bytes:
     window, alarms = state.window, state.alarms
     levels, numbers = zip(*window.panes.held, strict=True)
     empty = Counts(state.tables).arrays()
-    panes = _columns([pane.arrays() for pane in window.panes.held.values()], empty)
-    recent = _columns(
+    panes = columns.lists([pane.arrays() for pane in window.panes.held.values()], empty)
+    recent = columns.lists(
         [one._asdict() for one in alarms.recent], {name: empty[name] for name in Recent._fields}
     )
-    columns: dict[str, pa.Array[Any]] = {
-        **{key: pa.array([value]) for key, value in state.identity._asdict().items()},
-        "reference": pa.array([fingerprint(state.tables)]),
+    found: Columns = {
+        **owner_columns(state.identity, state.tables),
         "start_ns": pa.array([state.start_ns]),
         "sums": pa.array([list(state.sums.items())], pa.map_(pa.string(), pa.float64())),
         "widths_ns": pa.array([list(window.panes.widths_ns)]),
@@ -137,35 +153,28 @@ def _identity_frame(state: IdentityState) -> bytes:
         "first_ns": pa.array([state.stream.first_ns]),
         "last_ns": pa.array([state.stream.last_ns]),
         "pauses": pa.array([list(state.stream.pauses)], pa.list_(pa.int64())),
+        "schemas": pa.array([list(state.stream.schemas)], pa.list_(pa.int64())),
         "changes": pa.array([[_detector(*one) for one in state.changes.items()]], pa.list_(_DETECTOR)),
         "log_r": pa.array([alarms.log_r]),
         "alarming": pa.array([alarms.alarming.tolist()], pa.list_(pa.bool_())),
-        "panes": _list({"level": pa.array(levels), "number": pa.array(numbers), **panes}),
-        "recent": _list(recent),
+        "panes": columns.together({"level": pa.array(levels), "number": pa.array(numbers), **panes}),
+        "recent": columns.together(recent),
         **_past_columns(state.past, state.tables),
         **_score_columns(state.scores),
     }
-    batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
-    return _stream([batch.replace_schema_metadata({_KIND: _WINDOW})])
+    return columns.one_row(found, {KIND: _WINDOW})
 
 
-def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Tables | None]) -> IdentityState:
-    row: dict[str, Any] = {name: batch.column(name)[0] for name in batch.schema.names}
-    identity = Identity(*(row[name].as_py() for name in Identity._fields))
-    who = " ".join(filter(None, identity))
-    tables = tables_of(identity)
-    if tables is None:
-        raise StateError(f"{who} has no reference now")
-    if row["reference"].as_py() != fingerprint(tables):
-        raise StateError(f"{who} has another reference now")
+def _identity_state(row: Row, tables_of: TablesOf) -> IdentityState:
+    identity, tables = owner(row, tables_of)
     log_r = row["log_r"].values.to_numpy()
     alarming = np.array(row["alarming"].as_py(), bool)
     if len(log_r) != len(tables.profiles) or len(alarming) != len(log_r):
-        raise StateError(f"{who} has another number of columns")
+        raise StateError(f"{told(identity)} has another number of columns")
     empty, table = Counts(tables).arrays(), row["panes"].values
     places = zip(table.field("level").to_pylist(), table.field("number").to_pylist(), strict=True)
-    panes = (Counts.of(arrays) for arrays in _rows(table, empty))
-    recent = _rows(row["recent"].values, {name: empty[name] for name in Recent._fields})
+    panes = (Counts.of(arrays) for arrays in columns.arrays(table, empty))
+    recent = columns.arrays(row["recent"].values, {name: empty[name] for name in Recent._fields})
     return IdentityState(
         identity,
         tables,
@@ -178,10 +187,17 @@ def _identity_state(batch: pa.RecordBatch, tables_of: Callable[[Identity], Table
             row["next_pane"].as_py(),
         ),
         AlarmState(log_r.copy(), alarming, tuple(Recent(**arrays) for arrays in recent)),
-        StreamState(row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py())),
+        _stream(row),
         _changes(row["changes"].values),
         _past(row, tables),
         _scores(row, len(tables.profiles)),
+    )
+
+
+def _stream(row: Row) -> StreamState:
+    schemas = row["schemas"].as_py() if "schemas" in row else ()  # of a version without
+    return StreamState(
+        row["first_ns"].as_py(), row["last_ns"].as_py(), tuple(row["pauses"].as_py()), tuple(schemas)
     )
 
 
@@ -207,28 +223,30 @@ def _hour_like(tables: Tables) -> dict[str, npt.NDArray[Any]]:
     )._asdict()
 
 
-def _past_columns(past: PastState | None, tables: Tables) -> dict[str, pa.Array[Any]]:
+def _past_columns(past: PastState | None, tables: Tables) -> Columns:
     """None where nothing asks for it."""
     if past is None:
         return {}
-    hours = _columns([hour._asdict() for hour in past.hours.values()], _hour_like(tables))
+    hours = columns.lists([hour._asdict() for hour in past.hours.values()], _hour_like(tables))
     empty = Counts(tables).arrays()
     return {
-        "hours": _list({"hour": pa.array(list(past.hours), pa.int64()), **hours}),
+        "hours": columns.together({"hour": pa.array(list(past.hours), pa.int64()), **hours}),
         "open_hour": pa.array([past.open], pa.int64()),
-        "open_rows": _list(_columns([past.rows.arrays()], empty)),
+        "open_rows": columns.together(columns.lists([past.rows.arrays()], empty)),
         "deviations": pa.array([past.deviations.ravel()], pa.list_(pa.float64())),
-        "fixed": _list(_columns([past.fixed._asdict()], {name: empty[name] for name in Before._fields})),
+        "fixed": columns.together(
+            columns.lists([past.fixed._asdict()], {name: empty[name] for name in Before._fields})
+        ),
     }
 
 
-def _past(row: Mapping[str, Any], tables: Tables) -> PastState | None:
+def _past(row: Row, tables: Tables) -> PastState | None:
     if "hours" not in row:
         return None
     table, empty = row["hours"].values, Counts(tables).arrays()
-    hours = (Hour(**arrays) for arrays in _rows(table, _hour_like(tables)))
-    [rows] = _rows(row["open_rows"].values, empty)
-    [fixed] = _rows(row["fixed"].values, {name: empty[name] for name in Before._fields})
+    hours = (Hour(**arrays) for arrays in columns.arrays(table, _hour_like(tables)))
+    [rows] = columns.arrays(row["open_rows"].values, empty)
+    [fixed] = columns.arrays(row["fixed"].values, {name: empty[name] for name in Before._fields})
     return PastState(
         dict(zip(table.field("hour").to_pylist(), hours, strict=True)),
         row["open_hour"].as_py(),
@@ -238,7 +256,7 @@ def _past(row: Mapping[str, Any], tables: Tables) -> PastState | None:
     )
 
 
-def _score_columns(scores: ScoresState | None) -> dict[str, pa.Array[Any]]:
+def _score_columns(scores: ScoresState | None) -> Columns:
     if scores is None:
         return {}
     return {
@@ -247,62 +265,21 @@ def _score_columns(scores: ScoresState | None) -> dict[str, pa.Array[Any]]:
     }
 
 
-def _scores(row: Mapping[str, Any], columns: int) -> ScoresState | None:
+def _scores(row: Row, width: int) -> ScoresState | None:
     if "scores" not in row:
         return None
-    held = row["scores"].values.to_numpy(zero_copy_only=False).reshape(-1, columns)
+    held = row["scores"].values.to_numpy(zero_copy_only=False).reshape(-1, width)
     return ScoresState(held, row["scores_window"].as_py())
-
-
-def _columns(
-    rows: Sequence[Mapping[str, npt.NDArray[Any]]], like: Mapping[str, npt.NDArray[Any]]
-) -> dict[str, pa.Array[Any]]:
-    """The arrays of rows, a list for each."""
-    found: dict[str, pa.Array[Any]] = {}
-    for name, array in like.items():
-        values: pa.Array[Any] = pa.array(np.array([row[name] for row in rows], array.dtype).ravel())
-        found[name] = pa.LargeListArray.from_arrays(_ends(np.arange(len(rows) + 1) * array.size), values)
-    return found
-
-
-def _rows(table: Any, like: Mapping[str, npt.NDArray[Any]]) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """What `_columns` was given, in arrays of their own."""
-    parts: dict[str, npt.NDArray[Any]] = {}
-    for name, array in like.items():
-        values = table.field(name).flatten().to_numpy()
-        if values.dtype != array.dtype or len(values) != len(table) * array.size:
-            raise StateError("its counts are of another version of the agent")
-        parts[name] = values.reshape(len(table), *array.shape)
-    for index in range(len(table)):
-        yield {name: values[index].copy() for name, values in parts.items()}
-
-
-def _ends(ends: npt.NDArray[np.int64]) -> Any:
-    return pa.array(ends, pa.int64())
-
-
-def _list(columns: dict[str, pa.Array[Any]]) -> pa.Array[Any]:
-    """One list of all rows."""
-    rows = pa.StructArray.from_arrays(list(columns.values()), list(columns))
-    return pa.LargeListArray.from_arrays(_ends(np.array([0, len(rows)])), rows)
 
 
 def _first_rows_frames(held: FirstRows) -> Iterator[bytes]:
     """A frame for each run of batches of one schema that fits."""
-    metadata = {_KIND: _FIRST_ROWS, b"model": held.model.encode(), b"version": held.version.encode()}
+    metadata = {KIND: _FIRST_ROWS, b"model": held.model.encode(), b"version": held.version.encode()}
     for _, run in groupby(held.batches, lambda batch: batch.schema.serialize().to_pybytes()):
         batches: list[pa.RecordBatch] = []
         for batch in run:
             if batches and sum(one.nbytes for one in batches) > _FRAME_BYTES:
-                yield _stream(batches)
+                yield columns.stream(batches)
                 batches = []
             batches.append(batch.replace_schema_metadata(metadata))
-        yield _stream(batches)
-
-
-def _stream(batches: list[pa.RecordBatch]) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batches[0].schema, options=_OPTIONS) as stream:
-        for batch in batches:
-            stream.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+        yield columns.stream(batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -82,6 +83,19 @@ class Tables:
             and np.array_equal(mine.edges, its.edges)
             for mine, its in zip(self.profiles, other.profiles, strict=True)
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Differs for references whose bins, counts or columns do."""
+        found = hashlib.blake2b(digest_size=16)
+        for one in self.profiles:
+            found.update(repr((one.name, one.role.value, one.kind.value, one.categories)).encode())
+            for values in (one.edges, one.counts, np.array([one.center, one.lowest, one.highest])):
+                found.update(values.tobytes())
+        for frame in self.frames:
+            found.update(repr((frame.embedding.name, frame.embedding.role.value)).encode())
+            found.update(frame.embedding.summary.mean.tobytes() + frame.embedding.summary.waves.tobytes())
+        return found.hexdigest()
 
     @cached_property
     def bins(self) -> tuple[tuple[tuple[str, str], ...], ...]:

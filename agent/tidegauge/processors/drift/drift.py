@@ -17,10 +17,11 @@ from tidegauge.identity import Identity
 from tidegauge.layout import Layout
 from tidegauge.metric import Metric, Number, attributes
 from tidegauge.plain import Plain
-from tidegauge.processors.drift.checkpoint import DriftState, FirstRows, IdentityState, decode, fingerprint
+from tidegauge.processors.drift.checkpoint import DriftState, FirstRows, IdentityState, decode
 from tidegauge.processors.drift.counts import Tables
 from tidegauge.processors.drift.joint import Turns
 from tidegauge.processors.drift.report import METRICS, Labels, Points
+from tidegauge.processors.drift.sections import Section
 from tidegauge.processors.drift.warmup import WarmUp
 from tidegauge.processors.drift.watch import Watch
 from tidegauge.profile import ProfileError, Reference
@@ -189,14 +190,19 @@ class Drift:
                     problems.append(str(error))
         except StateError as error:  # from where on it cannot be read
             problems.append(str(error))
-        return problems
+        return [*dict.fromkeys(problems)]
 
     def _tables_of(self, identity: Identity) -> Tables | None:
         return self._tables.get((identity.model, identity.version))
 
-    def _take(self, state: IdentityState | FirstRows, *, complete: bool) -> None:
+    def _take(self, state: IdentityState | Section | FirstRows, *, complete: bool) -> None:
         if isinstance(state, FirstRows):
             self._take_first_rows(state)
+            return
+        if isinstance(state, Section):
+            # Without its window it is of no use, and why that is not there was told.
+            if (its := self._watches.get(state.identity)) is not None:
+                its.restore_part(state.part)
             return
         if len(self._watches) >= self._settings.max_identities:
             raise StateError("it has more identities than drift.max_identities")
@@ -219,7 +225,7 @@ class Drift:
         """What `switch` takes; None where the model has that very reference. On any thread: it takes a while,
         2 to 8 ms a column."""
         prepared = self._lay_out(reference)
-        if fingerprint(prepared.tables)[:_ID] == self._ids.get((reference.model, reference.version)):
+        if prepared.tables.fingerprint[:_ID] == self._ids.get((reference.model, reference.version)):
             return None
         _ = prepared.tables.baselines, prepared.tables.bins  # kept from here on
         return prepared
@@ -271,7 +277,7 @@ class Drift:
         model = (reference.model, reference.version)
         self._references[model] = reference
         self._tables[model] = tables
-        self._ids[model] = fingerprint(tables)[:_ID]
+        self._ids[model] = tables.fingerprint[:_ID]
         self._described[model] = {}
 
     def _fold(self, batch: Records) -> Mapping[str, int]:

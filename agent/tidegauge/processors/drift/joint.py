@@ -22,7 +22,7 @@ from tidegauge.processors.drift.counts import Tables
 from tidegauge.processors.drift.evidence import FEW_ROWS, NULL_QUANTILE
 from tidegauge.processors.drift.outliers import Forest, MissingExtraError, Outlying
 from tidegauge.processors.drift.report import Points
-from tidegauge.processors.drift.rows import Rows
+from tidegauge.processors.drift.rows import Rows, RowsState
 from tidegauge.stats import joint
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,20 @@ class Joint:
     def try_again(self) -> None:
         """Be judged at the next turn, though no rows should come."""
         self.looked_ns, self._judged = 1, -1
+
+    def capture(self) -> RowsState | None:
+        """The sample; what was found of it is found again."""
+        return None if self._rows is None else self._rows.capture()
+
+    def restore(self, state: RowsState) -> None:
+        """Go on from there, if rows are to be sampled now, and be judged at the next turn.
+
+        Raises:
+            ValueError: where the window has other panes.
+        """
+        if self._rows is not None:
+            self._rows.restore(state)
+            self.try_again()
 
     def _judge(self, window: Rows32, outliers: bool) -> Findings:
         frame = self._frame

@@ -20,7 +20,7 @@ class PaneState(NamedTuple):
     """Panes as they were at one moment, which nobody changes any more.
 
     `widths_ns` are those of each level's panes. `held` are the panes by level and number, in the order
-    in which sums add them up; the sum of what left them is at (RETIRED, 0).
+    in which sums add them up; the sum of what left them, where it is asked for, is at (RETIRED, 0).
     """
 
     widths_ns: tuple[int, ...]
@@ -134,14 +134,18 @@ class Panes:
                 total += pane
         return total
 
-    def capture(self) -> PaneState:
-        """All of it, without a copy: a pane is copied when rows come to it after this."""
+    def capture(self, *, lifetime: bool = True) -> PaneState:
+        """All of it, without a copy: a pane is copied when rows come to it after this.
+
+        Without `lifetime`, all but what has left the windows.
+        """
         held = {
             (level, number): pane
             for level, panes in enumerate(self._levels)
             for number, pane in panes.items()
         }
-        held[RETIRED, 0] = self._retired
+        if lifetime:
+            held[RETIRED, 0] = self._retired
         self._lent = set(held)
         return PaneState(tuple(self._widths), held)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,15 @@ _INTEGERS = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 """By bits: numbers are hashed as the integers of the same bits."""
 
 
+class RepeatsState(NamedTuple):
+    """Ids as they were at one moment, which nobody changes any more: tags, uint32[buckets, 32], the place of
+    the oldest in each bucket, uint8[buckets], and the secret that ids are hashed with."""
+
+    tags: npt.NDArray[np.uint32]
+    oldest: npt.NDArray[np.uint8]
+    seed: int
+
+
 class Repeats:
     """Remembers the last `ids` ids at least, and as many again at most, by a 32-bit tag of their hash.
 
@@ -39,10 +48,29 @@ class Repeats:
         self._tags = np.zeros((buckets, _WAYS), np.uint32)
         self._oldest = np.zeros(buckets, np.uint8)
         self._seed = np.uint64(secrets.randbits(64))
+        self._lent = False  # captured as they are: copied before they are changed
 
     def update(self, column: pa.Array[Any]) -> int:
         """Take in a column of ids; how many of them came before, in it or earlier. Nulls are no ids."""
+        if self._lent:
+            self._tags, self._oldest, self._lent = self._tags.copy(), self._oldest.copy(), False
         return int(_count(self._tags, self._oldest, keys(column, self._seed)))
+
+    def capture(self) -> RepeatsState:
+        """All of it, without a copy."""
+        self._lent = True
+        return RepeatsState(self._tags, self._oldest, int(self._seed))
+
+    def restore(self, state: RepeatsState) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: where as many ids are not to be remembered.
+        """
+        tags, oldest, seed = state
+        if tags.shape != self._tags.shape or (oldest >= _WAYS).any():
+            raise ValueError("its prediction ids are of another number (drift.remembered_ids)")
+        self._tags, self._oldest, self._seed = tags, oldest, np.uint64(seed)
 
 
 def keys(column: Any, seed: np.uint64) -> npt.NDArray[np.uint64]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,6 +26,29 @@ _TOGETHER = 4
 
 MOST_BYTES = 2 << 20
 """Memory of a window's sample, whatever `drift.multivariate.sample_rows`: 2600 rows of 100 columns."""
+
+_Chunk = tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]
+"""Rows and their priorities."""
+
+
+class PaneRows(NamedTuple):
+    """A pane's rows as they were at one moment, which nobody changes any more: the priority that they lie
+    below, those that are joined, float32[rows, columns], with their priorities, float64[rows], and more of
+    them that wait to be."""
+
+    below: float
+    joined: _Chunk
+    waiting: tuple[_Chunk, ...]
+
+
+class RowsState(NamedTuple):
+    """A sample as it was at one moment: how long its panes are, nanoseconds, how many rows one keeps, its
+    panes by number, and the generator's state."""
+
+    width_ns: int
+    most: int
+    panes: Mapping[int, PaneRows]
+    random: Mapping[str, Any]
 
 
 class Rows:
@@ -57,6 +80,8 @@ class Rows:
         for number, rows in self._places(batch):
             pane = self._held.get(number)
             if pane is None:
+                # What waits in panes that hardly get rows any more would wait for the whole window.
+                self._join()
                 pane = self._held[number] = _Pane(len(self._tables.profiles))
             count = batch.items if rows is None else len(rows)
             drawn = pane.draw(count, self._most, self._random)
@@ -71,6 +96,11 @@ class Rows:
             newest = max(self._held)
             for number in [number for number in self._held if number <= newest - self._panes]:
                 del self._held[number]
+
+    def _join(self) -> None:
+        for pane in self._held.values():
+            pane.trim(self._most)
+        self._fit()
 
     def _fit(self) -> None:
         while sum(len(one.priorities) for one in self._held.values()) > 2 * self._most:
@@ -95,6 +125,25 @@ class Rows:
         rows = np.concatenate([pane.rows for pane in held])
         chosen = np.flatnonzero(priorities < below)
         return np.asarray(rows[chosen[np.argsort(priorities[chosen])[: self._most]]])
+
+    def capture(self) -> RowsState:
+        """All of it, without a copy: what it holds is replaced and never changed."""
+        panes = {number: pane.capture() for number, pane in self._held.items()}
+        return RowsState(self._width_ns, self._most, panes, self._random.bit_generator.state)
+
+    def restore(self, state: RowsState) -> None:
+        """Go on from there. Rows keep their priorities, and the generator goes on too: begun anew it would
+        give rows to come the priorities of those that are there.
+
+        Raises:
+            ValueError: where the window has other panes.
+        """
+        if state.width_ns != self._width_ns:
+            raise ValueError("its sample of rows is of panes of other lengths (drift.window, drift.panes)")
+        self._random.bit_generator.state = state.random
+        self._held = {number: _Pane.of(pane) for number, pane in state.panes.items()}
+        if state.most != self._most:
+            self._join()
 
     def _places(self, batch: Records) -> Iterator[tuple[int, npt.NDArray[np.int64] | None]]:
         """The pane of each row, as pairs of its number and which rows; None stands for all."""
@@ -126,8 +175,22 @@ class _Pane:
         self.below = 1.0
         self.priorities = np.empty(0)
         self.rows = np.empty((0, columns), np.float32)
-        self._new: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]] = []
+        self._new: list[_Chunk] = []
         self._news = 0
+
+    @classmethod
+    def of(cls, state: PaneRows) -> Self:
+        """One that goes on from there."""
+        rows, priorities = state.joined
+        pane = cls(rows.shape[1])
+        pane.below, pane.rows, pane.priorities = state.below, rows, priorities
+        for chunk in state.waiting:
+            pane.add(*chunk)
+        return pane
+
+    def capture(self) -> PaneRows:
+        """All of it, without a copy."""
+        return PaneRows(self.below, (self.rows, self.priorities), tuple(self._new))
 
     def draw(
         self, count: int, most: int, random: np.random.Generator

@@ -17,7 +17,7 @@ from tidegauge.batch import Content
 from tidegauge.config import Drift as Settings
 from tidegauge.layout import Layout, Role, storage_type
 from tidegauge.processors.drift.counts import Counts, Plan, Tables
-from tidegauge.processors.drift.panes import Panes
+from tidegauge.processors.drift.panes import Panes, PaneState
 from tidegauge.processors.drift.texts import Counted, Texts
 from tidegauge.wire.known import Known
 
@@ -39,6 +39,21 @@ class Slice(NamedTuple):
         return f"{self.column}={self.value}"
 
 
+class SliceState(NamedTuple):
+    """A slice as it was at one moment; `text` is the value's, where it has one of its own."""
+
+    slice: Slice
+    text: str | None
+    panes: PaneState
+
+
+class SegmentState(NamedTuple):
+    """A segment column as it was at one moment, its slices in the order in which they are told."""
+
+    name: str
+    slices: tuple[SliceState, ...]
+
+
 class Segment:
     """One segment column: its slices, `own` those of one value by its text, and how many rows had none."""
 
@@ -54,6 +69,26 @@ class Segment:
         found: Any = pc.index_in(texts, value_set=pa.array(list(self.own), pa.string()))
         places: npt.NDArray[np.int64] = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         return places
+
+    def retire(self, watermark_ns: int) -> None:
+        """Let go what has left the windows, as of the watermark."""
+        for panes in self.slices.values():
+            if not panes.holds(watermark_ns):
+                panes.retire(watermark_ns)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no slice has rows."""
+        return all(panes.is_empty for panes in self.slices.values())
+
+    def capture(self) -> SegmentState:
+        """All but the rows that have left the windows, and `overflowed`."""
+        texts = {its: text for text, its in self.own.items()}
+        slices = (
+            SliceState(its, texts.get(its), panes.capture(lifetime=False))
+            for its, panes in self.slices.items()
+        )
+        return SegmentState(self.name, tuple(slices))
 
 
 class Slices:
@@ -88,12 +123,10 @@ class Slices:
         for name, index, column in self._columns[layout]:
             segment = self.segments.get(name)
             if segment is None:
-                if len(self.segments) >= self._settings.max_columns:
+                if not self._has_room(watermark_ns):
                     continue
                 segment = self.segments[name] = Segment(name)
-            for panes in segment.slices.values():
-                if not panes.holds(watermark_ns):
-                    panes.retire(watermark_ns)
+            segment.retire(watermark_ns)
             coded = self._coded(segment, index, column, rows)
             self._spread(plan, segment, coded, rows, texts, times_ns, watermark_ns)
 
@@ -112,10 +145,48 @@ class Slices:
                 if total.rows:
                     yield its, total
 
+    def capture(self) -> tuple[SegmentState, ...]:
+        """All but the rows that have left the windows, and the counts of those without a slice of their own,
+        which begin at 0 again with the process. A pane is copied when rows come to it after this."""
+        return tuple(segment.capture() for segment in self.segments.values())
+
+    def restore(self, state: SegmentState) -> None:
+        """Go on from there with one column.
+
+        Raises:
+            ValueError: where panes or limits are others.
+        """
+        name, most = state.name, self._settings.max_values
+        if len(self.segments) >= self._settings.max_columns:
+            raise ValueError("it has more columns of slices than drift.slices.max_columns")
+        segment = Segment(name)
+        for its, text, panes in state.slices:
+            if text is not None:
+                segment.own[text] = its
+            try:
+                self._panes(segment, its).restore(panes, anew=False)
+            except ValueError:
+                lengths = "drift.window, drift.slices.panes"
+                raise ValueError(f"its slices by {name} are of panes of other lengths ({lengths})") from None
+        if len(segment.own) > most:
+            raise ValueError(f"its slices by {name} are more than drift.slices.max_values")
+        segment.known = Known.of([list(segment.own)])
+        self.segments[name] = segment
+
     def begin(self, clock_ns: int) -> int:
         """Differs from an earlier one if a total may: panes change at other times than the whole's."""
         width = max(self._window_ns // self._settings.panes, 1)
         return clock_ns // width if self.segments else 0
+
+    def _has_room(self, watermark_ns: int) -> bool:
+        """Whether another column may have slices; those without rows are let go first. A state may have
+        brought ones that come no more."""
+        if len(self.segments) >= self._settings.max_columns:
+            for segment in list(self.segments.values()):
+                segment.retire(watermark_ns)
+                if segment.is_empty:
+                    del self.segments[segment.name]
+        return len(self.segments) < self._settings.max_columns
 
     def _chosen(self, layout: Layout, schema: pa.Schema) -> tuple[tuple[str, int, Texts], ...]:
         """The columns that are segments and can be told as text: their names and places."""

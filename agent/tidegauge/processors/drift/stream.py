@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Layout, Role
 from tidegauge.metric import Number
-from tidegauge.processors.drift.repeats import Repeats, is_hashable
+from tidegauge.processors.drift.repeats import Repeats, RepeatsState, is_hashable
 from tidegauge.processors.drift.report import Points
 
 _SHORTEST_NS = 10**9
@@ -34,11 +35,13 @@ TIMING = ("late", "future")
 
 
 class StreamState(NamedTuple):
-    """When the first and the last batch came, Unix nanoseconds, and the latest pauses between two."""
+    """When the first and the last batch came, Unix nanoseconds, the latest pauses between two, and a hash of
+    each schema that came."""
 
     first_ns: int
     last_ns: int
     pauses: tuple[int, ...]
+    schemas: tuple[int, ...]
 
 
 class Stream:
@@ -79,13 +82,30 @@ class Stream:
         return now_ns - self._last_ns > max(self._stale_ns, _TIMES * usual)
 
     def capture(self) -> StreamState:
-        """What tells whether it is stale. What is counted begins at 0 again with the process."""
-        return StreamState(self._first_ns, self._last_ns, tuple(self._pauses))
+        """What tells whether it is stale, and which schema is new. What is counted begins at 0 again with the
+        process."""
+        return StreamState(self._first_ns, self._last_ns, tuple(self._pauses), tuple(self._schemas))
 
     def restore(self, state: StreamState) -> None:
         """Go on from there."""
-        self._first_ns, self._last_ns, pauses = state
+        self._first_ns, self._last_ns, pauses, schemas = state
         self._pauses.extend(pauses)
+        self._schemas.update(schemas)
+
+    def capture_ids(self) -> RepeatsState | None:
+        """The ids that are remembered."""
+        return None if self._repeats is None else self._repeats.capture()
+
+    def restore_ids(self, state: RepeatsState) -> None:
+        """Go on from there, if ids are to be remembered now.
+
+        Raises:
+            ValueError: where it is another number of them.
+        """
+        if self._ids:
+            repeats = Repeats(self._ids)
+            repeats.restore(state)
+            self._repeats = repeats
 
     def report(self, identity: Identity, now_ns: int, points: Points) -> None:
         """Points as of Unix time `now_ns`, nanoseconds."""
@@ -111,8 +131,14 @@ class Stream:
 
     def _meet(self, batch: Records) -> None:
         """A layout is a stream's, and a schema may come on many."""
-        schema = hash(frozenset((field.name, str(field.type)) for field in batch.content.schema))
+        schema = _hash(sorted((field.name, str(field.type)) for field in batch.content.schema))
         if schema not in self._schemas:
             self._changes += bool(self._schemas)
             if len(self._schemas) < _SCHEMAS:
                 self._schemas.add(schema)
+
+
+def _hash(fields: list[tuple[str, str]]) -> int:
+    """The same in every process, as Python's own is not: int64."""
+    digest = hashlib.blake2b(repr(fields).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

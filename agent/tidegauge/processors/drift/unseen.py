@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tidegauge.heavy_hitters import HeavyHitters, Ranked
+from tidegauge.heavy_hitters import HeavyHitters, Ranked, Summary
 from tidegauge.wire import met
 
 Texts = Any  # pa.Array of string; the stubs make it generic in a type that is not known here
@@ -32,6 +32,14 @@ class Unknown(NamedTuple):
     taken: int
 
 
+class UnseenState(NamedTuple):
+    """Unseen categories as they were at one moment: how long a part is, nanoseconds, and the summary of
+    each part, by its number, and column."""
+
+    width_ns: int
+    summaries: dict[tuple[int, int], Summary]
+
+
 class Unseen:
     """A summary of unseen categories for each column and each quarter of a window that has any.
 
@@ -50,10 +58,8 @@ class Unseen:
             part = self._parts[number] = {}
             for old in [one for one in self._parts if one < number - PARTS]:
                 del self._parts[old]
-        summary = part.get(column)
-        if summary is None:
-            summary = part[column] = HeavyHitters(CAPACITY, waiting=8 * CAPACITY)
-        summary.update(unknown.texts, unknown.counts, rows=unknown.rows, taken=unknown.taken)
+        its = unknown.texts, unknown.counts
+        self._summary(part, column).update(*its, rows=unknown.rows, taken=unknown.taken)
 
     def frequent(self, column: int, time_ns: int) -> Ranked:
         """The most frequent ones of a column in the window that ends at `time_ns`, or up to a quarter longer.
@@ -67,3 +73,30 @@ class Unseen:
             if now - PARTS <= number <= now and column in part:
                 whole.merge(part[column])
         return whole.ranked()
+
+    def capture(self) -> UnseenState:
+        """All of it, without a copy."""
+        held = {
+            (number, column): summary.capture()
+            for number, part in self._parts.items()
+            for column, summary in part.items()
+        }
+        return UnseenState(self._width, held)
+
+    def restore(self, state: UnseenState) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: where the window has another length.
+        """
+        if state.width_ns != self._width:
+            raise ValueError("its unseen categories are of a window of another length (drift.window)")
+        for (number, column), its in state.summaries.items():
+            self._summary(self._parts.setdefault(number, {}), column).restore(its)
+
+    @staticmethod
+    def _summary(part: dict[int, HeavyHitters], column: int) -> HeavyHitters:
+        summary = part.get(column)
+        if summary is None:
+            summary = part[column] = HeavyHitters(CAPACITY, waiting=8 * CAPACITY)
+        return summary

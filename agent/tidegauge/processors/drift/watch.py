@@ -25,6 +25,7 @@ from tidegauge.processors.drift.evidence import Evidence
 from tidegauge.processors.drift.joint import Joint
 from tidegauge.processors.drift.past import Past
 from tidegauge.processors.drift.quality import inspect, missing_columns, summarise
+from tidegauge.processors.drift.repeats import RepeatsState
 from tidegauge.processors.drift.report import (
     Labels,
     Points,
@@ -36,7 +37,11 @@ from tidegauge.processors.drift.report import (
     own_quantiles,
     report,
 )
+from tidegauge.processors.drift.rows import RowsState
+from tidegauge.processors.drift.sections import Part
+from tidegauge.processors.drift.slices import SegmentState
 from tidegauge.processors.drift.stream import Stream
+from tidegauge.processors.drift.unseen import UnseenState
 from tidegauge.processors.drift.window import Window
 from tidegauge.stats.comparison import PSI
 from tidegauge.units import duration_text
@@ -128,10 +133,15 @@ class Watch:
             self.changes.capture(),
             None if self.past is None else self.past.capture(),
             None if self.scores is None else self.scores.capture(),
+            self.joint.capture(),
+            None if self.window.unseen is None else self.window.unseen.capture(),
+            self.window.slices.capture(),
+            self.stream.capture_ids(),
         )
 
     def restore(self, state: IdentityState, *, complete: bool) -> None:
-        """Go on from there. Unless it is `complete` the lifetime begins anew.
+        """Go on from there, but for what `restore_part` takes. Unless it is `complete` the lifetime begins
+        anew.
 
         Raises:
             ValueError: where the windows have other panes.
@@ -147,6 +157,23 @@ class Watch:
         if complete:
             self._start_ns = state.start_ns
             self._sums = state.sums
+
+    def restore_part(self, part: Part) -> None:
+        """Go on from there with a part of a state, after `restore`. What nothing asks for now is dropped.
+
+        Raises:
+            ValueError: where it is of another window, or more than the limits allow.
+        """
+        match part:
+            case RowsState():
+                self.joint.restore(part)
+            case UnseenState():
+                if self.window.unseen is not None:
+                    self.window.unseen.restore(part)
+            case SegmentState():
+                self.window.slices.restore(part)
+            case RepeatsState():
+                self.stream.restore_ids(part)
 
     def succeed(self, old: Watch, now_ns: int) -> None:
         """Go on with the stream of `old`, which was compared with another reference until Unix time `now_ns`.

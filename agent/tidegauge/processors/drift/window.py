@@ -65,7 +65,7 @@ class Window:
         self._primary = settings.window
         self._panes = Panes(tables, [int(length * 1e9) for length in self.lengths], settings.panes)
         self.slices = Slices(tables, settings)
-        self._unseen = Unseen(int(settings.window * 1e9)) if settings.unseen_categories else None
+        self.unseen = Unseen(int(settings.window * 1e9)) if settings.unseen_categories else None
         self._lateness_ns = int(settings.allowed_lateness * 1e9)
         self._future_ns = int(settings.max_future * 1e9)
         self._watermark: int | None = None
@@ -152,12 +152,12 @@ class Window:
         """Look up the texts of rows that the window takes, once for all, and name those of no reference."""
         if not plan.has_texts:
             return None
-        is_named = self._unseen is not None
+        is_named = self.unseen is not None
         texts = plan.count(rows, others=is_named, places=self.slices.takes(layout, rows.schema))
-        if texts is not None and self._unseen is not None:
+        if texts is not None and self.unseen is not None:
             assert self._watermark is not None
             for column, unknown in plan.others(texts):
-                self._unseen.update(column, unknown, self._watermark)
+                self.unseen.update(column, unknown, self._watermark)
         return texts
 
     def _advance(self, newest: int, arrived: int) -> int:
@@ -198,10 +198,10 @@ class Window:
 
     def frequent_unseen(self, column: int, now_ns: int) -> Ranked:
         """The most frequent categories of no reference in a column of `Tables.categorical`, in
-        `drift.window` or up to a quarter longer. Not kept over a restart."""
-        if self._unseen is None:
+        `drift.window` or up to a quarter longer."""
+        if self.unseen is None:
             return Ranked((), np.zeros(0, np.int64))
-        return self._unseen.frequent(column, self.clock(now_ns))
+        return self.unseen.frequent(column, self.clock(now_ns))
 
     def closed(self) -> Iterator[Closed]:
         """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
