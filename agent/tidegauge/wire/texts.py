@@ -100,6 +100,21 @@ def _child(batch, column):  # type: ignore[no-untyped-def]
     return peek(peek(batch, 6, _I64), column, _I64)
 
 
+@njit(types.boolean(types.int64, _COLUMNS), **KERNEL)
+def _fits(batch, columns):  # type: ignore[no-untyped-def]
+    """Whether columns have the buffers and dictionaries that they are to be read by."""
+    for its in columns:
+        address = _child(batch, its[0])
+        dictionary = peek(address, 7, _I64)
+        if (dictionary != 0) != (its[3] != 0):
+            return False
+        if dictionary != 0:
+            address = dictionary
+        if peek(address, 3, _I64) != (2 if its[2] == BOOLEAN else 3):
+            return False
+    return True
+
+
 @njit(types.UniTuple(_ARRAY, 2)(types.int64, types.int64, types.int64, types.int64), **INLINE)
 def _column(batch, column, kind, width):  # type: ignore[no-untyped-def]
     """Where a column lies and where its values do, which are in its dictionary where it has one."""
@@ -186,8 +201,11 @@ def count(batch, columns, known, met, mapped, totals, missing, others, places): 
             int32[n, 0].
 
     Returns:
-        0, or where `mapped` is too small and so nothing was done, its least length.
+        0. Or, where nothing was done, the least length of `mapped`, which is too small, or -1 for columns
+        that are not what `columns` says.
     """
+    if not _fits(batch, columns):
+        return -1
     for its in columns:
         if its[3] != 0:
             needed = peek(peek(_child(batch, its[0]), 7, _I64), 0, _I64)
@@ -206,7 +224,7 @@ def count(batch, columns, known, met, mapped, totals, missing, others, places): 
     return 0
 
 
-@njit(types.void(types.int64, _COLUMNS, KNOWN, _COLUMN, types.int64, types.float32[:, ::1]), **KERNEL)
+@njit(types.boolean(types.int64, _COLUMNS, KNOWN, _COLUMN, types.int64, types.float32[:, ::1]), **KERNEL)
 def pick(batch, columns, known, rows, first, found):  # type: ignore[no-untyped-def]
     """Look up the texts of some rows: their places among the known, k for others and NaN for nulls.
 
@@ -214,7 +232,12 @@ def pick(batch, columns, known, rows, first, found):  # type: ignore[no-untyped-
         batch, columns, known: as `count` takes them.
         rows: int64[n], below the batch's length.
         first, found: float32[n, ...], of which column `first` + c gets what is of column c of `known`.
+
+    Returns:
+        Whether they are what `columns` says; else nothing was done.
     """
+    if not _fits(batch, columns):
+        return False
     for its in columns:
         column, kind, width = its[1], its[2], its[3]
         array, values = _column(batch, its[0], kind, width)
@@ -226,6 +249,7 @@ def pick(batch, columns, known, rows, first, found):  # type: ignore[no-untyped-
                 hashed = hash_of(low, high, at, length, known.seed)
                 place = place_of(known, column, hashed, low, high, at, length)
             found[index, first + column] = np.float32(place) if place >= 0 else np.float32(np.nan)
+    return True
 
 
 @njit(

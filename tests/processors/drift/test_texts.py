@@ -175,6 +175,18 @@ def test_what_is_no_utf8_is_cut_off_too():
     assert len(unknown.texts.buffers()[2]) == 4 * LONGEST
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.bool_(), pa.dictionary(pa.int8(), pa.string())])
+def test_a_batch_of_other_types_is_not_read(kind):
+    its, known = Texts([(0, 0)], pa.schema([("c", kind)])), Known.of([["a"]])
+    for other in (pa.nulls(3), pa.array([1.0]), pa.array(["a"]), pa.array(["a"]).dictionary_encode()):
+        rows = pa.record_batch({"c": other})
+        if pa.types.is_dictionary(kind) != pa.types.is_dictionary(other.type) or pa.types.is_null(other.type):
+            with pytest.raises(TypeError):
+                its.count(rows, known)
+            with pytest.raises(TypeError):
+                its.pick(rows, known, np.arange(1), 0, np.zeros((1, 1), np.float32))
+
+
 def test_several_columns_of_a_batch_are_told_in_one_call():
     rows = pa.record_batch(
         {

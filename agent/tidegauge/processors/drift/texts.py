@@ -26,6 +26,8 @@ _array_address.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 _KINDS: dict[pa.DataType, int] = {pa.string(): TEXT, pa.large_string(): LARGE_TEXT, pa.bool_(): BOOLEAN}
 
+_OTHER_TYPES = "a batch has other types than its layout"
+
 _ENCODED = 4
 """Bytes of an index where Arrow has made a dictionary."""
 
@@ -65,7 +67,11 @@ class Texts:
 
     def count(self, content: Content, known: Known, *, others: bool = False, places: bool = False) -> Counted:
         """Look up a batch of the schema. Of what is not known the most frequent are told if `others` are
-        wanted."""
+        wanted.
+
+        Raises:
+            TypeError: for a batch of another schema.
+        """
         rows = self._readable(content)
         columns, most = len(self), known.most
         found = Counted(
@@ -76,10 +82,12 @@ class Texts:
         )
         address, keeper = address_of(rows)
         room, needed = Met.room(), _LONGEST_DICTIONARY
-        while needed:
+        while needed > 0:
             mapped = np.empty(needed, np.int32)
             needed = texts.count(address, self._columns, known, room, mapped, *found)
         del keeper
+        if needed < 0:
+            raise TypeError(_OTHER_TYPES)
         return found
 
     def pick(
@@ -93,8 +101,10 @@ class Texts:
         """Write the places of some rows' texts to `found`, float32[rows, ...], in the column `first` and
         those after it: the number of known ones for others, NaN for nulls."""
         address, keeper = address_of(self._readable(content))
-        texts.pick(address, self._columns, known, rows, first, found)
+        fits = texts.pick(address, self._columns, known, rows, first, found)
         del keeper
+        if not fits:
+            raise TypeError(_OTHER_TYPES)
 
     def others(self, known: Known, counted: Counted) -> Iterator[tuple[int, Unknown]]:
         """What was met in each column of the known that has any, and is none of them."""
