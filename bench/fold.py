@@ -1,12 +1,14 @@
-"""The fold kernel and the evaluation of windows, without gRPC, beside histograms of numpy."""
+"""The fold kernels and the evaluation of windows, without gRPC, beside what numpy and Arrow count."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bench.figure import Figure
 from bench.payload import COLUMNS, ROWS, float_column
@@ -21,10 +23,11 @@ from tidegauge.reference import ReferenceBuilder
 
 BINS = (20, 128)
 FEATURES = 500
+CATEGORIES = 50
 
 
 def measure(rounds: int) -> Iterator[Figure]:
-    """Nanoseconds a value of the kernel alone, and milliseconds for all statistics of 500 features."""
+    """Nanoseconds a value of the kernels alone, and milliseconds for all statistics of 500 features."""
     random = np.random.default_rng(7)
     batch = pa.record_batch({f"f{i:02}": float_column(random, i) for i in range(COLUMNS)})
     for bins in BINS:
@@ -35,7 +38,30 @@ def measure(rounds: int) -> Iterator[Figure]:
         yield Figure(
             what, "ns/value", own, f"numpy {np.__version__}, searchsorted + bincount", other, less=True
         )
+    yield from _texts(random, rounds)
     yield from _evaluation(rounds)
+
+
+def _texts(random: np.random.Generator, rounds: int) -> Iterator[Figure]:
+    names = np.array([f"category {number}" for number in range(CATEGORIES)])
+    drawn = {f"t{i}": pa.array(names[random.integers(0, CATEGORIES, ROWS)]) for i in range(COLUMNS)}
+    batch = pa.record_batch(drawn)
+    coded = pa.record_batch({name: column.dictionary_encode() for name, column in drawn.items()})
+    tables = Tables(_reference(batch, 20))
+    for rows, kind in ((batch, "texts"), (coded, "dictionaries")):
+        what = f"count {ROWS} x {COLUMNS} {kind} of {CATEGORIES} categories"
+        own = _nanoseconds(rounds, _counting(rows, tables))
+        other = _nanoseconds(rounds, partial(_value_counts, rows))
+        yield Figure(what, "ns/value", own, f"pyarrow {pa.__version__}, value_counts", other, less=True)
+
+
+def _counting(rows: pa.RecordBatch, tables: Tables) -> Callable[[], object]:
+    plan, counts = Plan(layout_of(rows.schema), rows.schema, tables), Counts(tables)
+    return lambda: plan.prepare(rows, counts)
+
+
+def _value_counts(rows: pa.RecordBatch) -> object:
+    return [pc.value_counts(column) for column in rows.columns]
 
 
 def _kernel(batch: pa.RecordBatch, tables: Tables) -> Callable[[], object]:

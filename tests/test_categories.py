@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegauge.categories import count, distinct, numbered
+from tidegauge.categories import distinct, numbered
 
 words = st.text("abäß\0 ", max_size=14)
 texts = st.lists(st.none() | words, max_size=60)
@@ -75,24 +75,6 @@ def test_an_empty_dictionary_and_no_rows() -> None:
     assert told(nothing) == (Counter(), 2)
     assert told(nothing[:0]) == (Counter(), 0)
     assert told(pa.array([], pa.string())) == (Counter(), 0)
-
-
-@given(values=texts, known=st.lists(words, unique=True, max_size=6), kind=st.sampled_from(TYPES))
-def test_known_categories_are_counted_in_order_and_all_others_last(
-    values: list[str | None], known: list[str], kind: pa.DataType
-) -> None:
-    found = count(pa.array(values, kind), pa.array(known, pa.string()))
-    others = Counter(value for value in values if value is not None and value not in known)
-    assert found.totals.tolist() == [*(values.count(one) for one in known), others.total()]
-    assert found.missing == values.count(None)
-    assert Counter(dict(zip(found.others.to_pylist(), found.other_counts.tolist(), strict=True))) == others
-
-
-def test_a_value_that_a_dictionary_holds_twice_is_counted_once() -> None:
-    column = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 2]), pa.array(["a", "a", "b"]))
-    found = count(column, pa.array(["b", "a"]))
-    assert found.totals.tolist() == [2, 2, 0]
-    assert found.missing == 0
 
 
 @given(texts, st.lists(words, unique=True, max_size=6))

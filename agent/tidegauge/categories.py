@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,72 +41,23 @@ def has_views(schema: pa.Schema) -> bool:
 def spelled_out(rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows with plain strings in place of views, which Arrow cannot take or filter."""
     for index, kind in enumerate(rows.schema.types):
-        stored = storage_type(kind)
-        if pa.types.is_dictionary(kind) or stored not in _PLAIN:
+        behind = storage_type(kind)
+        if pa.types.is_dictionary(kind) or behind not in _PLAIN:
             continue
-        column: Any = rows.column(index)
-        while isinstance(column, pa.ExtensionArray):
-            column = column.storage
-        field = rows.schema.field(index).with_type(_PLAIN[stored])
-        rows = rows.set_column(index, field, pc.cast(column, field.type))
+        field = rows.schema.field(index).with_type(_PLAIN[behind])
+        column: Column = pc.cast(stored(rows.column(index)), field.type)
+        rows = rows.set_column(index, field, column)
     return rows
 
 
 _PLAIN: dict[pa.DataType, pa.DataType] = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
-class Counted(NamedTuple):
-    """Rows per known category, int64[k + 1], those of no known one last; nulls; and the unknown ones.
-
-    `others` are texts with `other_counts` rows each. All rows but the nulls are in `totals`.
-    """
-
-    totals: npt.NDArray[np.int64]
-    missing: int
-    others: Column
-    other_counts: npt.NDArray[np.int64]
-
-
-def count(column: Column, known: Column) -> Counted:
-    """Count a batch's column.
-
-    Args:
-        column: the batch's column.
-        known: string[k], the reference's categories.
-    """
-    texts, counts, missing = distinct(column)
-    found: Column = pc.index_in(texts, value_set=known)
-    # To fill what is not there takes as long as all the rest.
-    filled = found.fill_null(len(known)) if found.null_count else found
-    codes = filled.to_numpy(zero_copy_only=False)
-    totals = np.zeros(len(known) + 1, np.int64)
-    np.add.at(totals, codes, counts)
-    if not totals[-1]:
-        return Counted(totals, missing, texts[:0], counts[:0])
-    unknown = codes == len(known)
-    return Counted(totals, missing, texts.filter(pa.array(unknown)), counts[unknown])
-
-
-def codes(column: Column, known: Column) -> npt.NDArray[np.int64]:
-    """The place of each row's category among the known ones, len(known) for none of them, and one more for
-    a null: int64[rows]."""
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    texts = pc.cast(encoded.dictionary, pa.string())
-    found: Column = pc.index_in(texts, value_set=known).fill_null(len(known))
-    places = np.append(found.to_numpy(zero_copy_only=False), len(known) + 1).astype(np.int64)
-    if texts.null_count:
-        places[:-1][~texts.is_valid().to_numpy(zero_copy_only=False)] = len(known) + 1
-    taken: npt.NDArray[np.int64] = places[indices(encoded)]
-    return taken
-
-
-def indices(encoded: Column) -> npt.NDArray[np.int64]:
-    """Each row's place in the dictionary, and len(dictionary) for a null: int64[rows]."""
-    # A null's place need not fit the type that the column has.
-    whole: Column = pc.cast(encoded.indices, pa.int64())
-    filled = whole.fill_null(len(encoded.dictionary)) if whole.null_count else whole
-    found: npt.NDArray[np.int64] = filled.to_numpy(zero_copy_only=False)
-    return found
+def stored(column: Column) -> Column:
+    """The array behind extension types."""
+    while isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    return column
 
 
 def texts(column: Column) -> Column:

@@ -59,9 +59,16 @@ class HeavyHitters:
         self.rows = 0
         """Rows counted."""
 
-    def update(self, texts: Texts, counts: npt.NDArray[np.int64]) -> None:
-        """Count `texts[i]`, string[n] without nulls, for `counts[i]` rows, int64[n] >= 0."""
-        self.rows += int(counts.sum())
+    def update(
+        self, texts: Texts, counts: npt.NDArray[np.int64], *, rows: int | None = None, taken: int = 0
+    ) -> None:
+        """Count `texts[i]`, string[n] without nulls, for `counts[i]` rows, int64[n] >= 0.
+
+        They may be a summary of the same capacity themselves: of so many `rows`, and counts that are too
+        small by `taken` at most.
+        """
+        self.rows += int(counts.sum()) if rows is None else rows
+        self._taken += taken
         self._pending.append((texts, counts))
         self._waiting += len(texts)
         if self._waiting > self._most_waiting or len(self._pending) >= _PARTS:
@@ -70,10 +77,7 @@ class HeavyHitters:
     def merge(self, other: HeavyHitters) -> None:
         """Add what another summary of the same capacity has counted."""
         other._settle()
-        rows = self.rows + other.rows
-        self._taken += other._taken
-        self.update(*other._kept)
-        self.rows = rows
+        self.update(*other._kept, rows=other.rows, taken=other._taken)
 
     def capture(self) -> Summary:
         """All of it, without a copy: what it holds is replaced and never changed."""

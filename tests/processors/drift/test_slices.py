@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -125,6 +127,54 @@ def test_a_slice_has_its_rows_of_the_window_and_all_of_a_column_are_the_whole(ba
             same(found.pop(f"region={region}"), wanted)
     assert not found
     same(window.total(now), summed)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["texts", "dictionaries", "segment of dictionaries"]))
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_a_slice_has_the_categories_of_its_rows_missing_and_unseen_ones_too(seed, coding):
+    settings = {"window": Duration("60s"), "panes": 6, "max_future": Duration("10m")}
+    processor, random = drift(panes=6, settings=settings), np.random.default_rng(seed)
+    met = {region: Counter() for region in (*REGIONS, "__missing__")}
+    for number in range(3):
+        count = int(random.integers(1, 60))
+        countries, regions = (
+            [values[place] for place in random.integers(0, len(values), count).tolist()]
+            for values in (["de", "fr", "it", None, "never met", ""], [*REGIONS, None])
+        )
+        table = {"country": pa.array(countries, pa.string()), "region": pa.array(regions, pa.string())}
+        if coding != "texts":
+            name = "region" if coding.startswith("segment") else "country"
+            table[name] = table[name].dictionary_encode()
+        seconds = random.integers(0, 60, count) if number % 2 else np.zeros(count, np.int64)
+        processor.update(batch(table, times=NOW + seconds * SECOND, now_ns=NOW))
+        for region, country in zip(regions, countries, strict=True):
+            met[region or "__missing__"][country] += 1
+    window = window_of(processor)
+    [profile] = window.tables.categorical
+    for name, total in totals(window, NOW).items():
+        wanted = met.pop(name.removeprefix("region="))
+        known = [wanted.pop(text, 0) for text in profile.categories]
+        assert total.missing.tolist() == [wanted.pop(None, 0)]
+        assert total.categories[0].tolist() == [*known, wanted.total()]
+        assert total.tallies[:, 0].tolist() == [sum(known) + wanted.total() + total.missing[0]] * 2
+    assert not any(met.values())
+
+
+def test_slices_hold_nothing_of_embeddings():
+    random = np.random.default_rng(0)
+
+    def table(count):
+        vectors = pa.FixedSizeListArray.from_arrays(random.normal(size=4 * count).astype(np.float32), 4)
+        return columns(count) | {"vector": vectors}
+
+    processor = drift(reference(table(500)))
+    processor.update(batch(table(100)))
+    window = window_of(processor)
+    assert len(window.total(NOW).vectors)
+    for segment in window.slices.segments.values():
+        for panes in segment.slices.values():
+            assert {len(one.vectors) for one in panes.capture().held.values()} == {0}
+    assert sum(total.rows for total in totals(window).values()) == 100
 
 
 def test_only_the_slice_that_moved_is_drifted_and_it_is_the_worst():

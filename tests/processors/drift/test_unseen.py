@@ -14,7 +14,7 @@ from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.processors.drift.drift import Drift
-from tidegauge.processors.drift.unseen import CAPACITY, LONGEST, PARTS, Unseen
+from tidegauge.processors.drift.unseen import CAPACITY, LONGEST, PARTS, Unknown, Unseen
 from tidegauge.reference import ReferenceBuilder
 
 S = 10**9
@@ -101,7 +101,8 @@ batches = st.lists(
 def test_a_window_is_its_quarters_and_the_one_that_begins(batches, quarter):
     unseen, window = Unseen(PARTS * S), Counter()
     for number, texts in sorted(batches, key=lambda batch: batch[0]):
-        unseen.update(3, pa.array(list(texts)), np.array(list(texts.values())), number * S)
+        counts = np.array(list(texts.values()))
+        unseen.update(3, Unknown(pa.array(list(texts)), counts, int(counts.sum()), 0), number * S)
     newest = max((number for number, _ in batches), default=0)
     for number, texts in batches:
         if max(quarter, newest) - PARTS <= number:

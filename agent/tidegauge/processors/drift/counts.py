@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -13,20 +12,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidegauge import categories
 from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
 from tidegauge.plain import Plain
-from tidegauge.processors.drift.unseen import Unseen
+from tidegauge.processors.drift.texts import Counted, Texts, address_of
+from tidegauge.processors.drift.unseen import Unknown
 from tidegauge.processors.drift.vectors import Frame, frames
 from tidegauge.profile import Profile, Reference
 from tidegauge.stats import bins
 from tidegauge.stats.comparison import Baseline, Baselines
 from tidegauge.stats.spots import LENGTH, OFFSET, locate
-
-_array_address = ctypes.pythonapi.PyCapsule_GetPointer
-_array_address.restype = ctypes.c_void_p
-_array_address.argtypes = [ctypes.py_object, ctypes.c_char_p]
+from tidegauge.wire.known import Known
+from tidegauge.wire.texts import tally
 
 CODES: dict[pa.DataType, int] = {
     pa.float64(): bins.FLOAT64,
@@ -48,7 +45,7 @@ class Tables:
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
         self.frames = frames(reference.embeddings)
         self.rows = reference.rows
-        self.known = tuple(pa.array(p.categories, pa.string()) for p in self.categorical)
+        self.known = Known.of([profile.categories for profile in self.categorical])
         self.most_categories = max((len(profile.counts) for profile in self.categorical), default=1)
         grids = [bins.grid(profile.edges) for profile in self.numeric]
         features = len(grids)
@@ -117,17 +114,20 @@ class Tables:
 
 
 class Counts:
-    """What a pane holds: counts and sums per bin, squares and tallies. Sums of panes are panes."""
+    """What a pane holds: counts and sums per bin, squares and tallies. Sums of panes are panes.
 
-    def __init__(self, tables: Tables) -> None:
+    Without `vectors` it holds nothing of embeddings.
+    """
+
+    def __init__(self, tables: Tables, *, vectors: bool = True) -> None:
         features = len(tables.numeric)
         self.counts = np.zeros((features, tables.most_bins), np.int64)
         self.sums = np.zeros((features, tables.most_bins))
         self.squares = np.zeros((features, 1))
         self.tallies = np.zeros((features, bins.TALLIES), np.int64)
-        self.categories = np.zeros((len(tables.known), tables.most_categories), np.int64)
-        self.missing = np.zeros(len(tables.known), np.int64)
-        self.vectors = np.zeros(tables.frames[-1].end if tables.frames else 0)
+        self.categories = np.zeros((len(tables.categorical), tables.most_categories), np.int64)
+        self.missing = np.zeros(len(tables.categorical), np.int64)
+        self.vectors = np.zeros(tables.frames[-1].end if vectors and tables.frames else 0)
 
     @property
     def rows(self) -> int:
@@ -188,19 +188,18 @@ class Plan:
         self.timestamp = layout.index(Role.TIMESTAMP)
         self.skipped: list[Skipped] = []
         self._casts: list[int] = []
-        self._texts: list[tuple[int, int]] = []
         self._vectors: list[tuple[int, Frame]] = []
         embedded = {frame.embedding.name: frame for frame in tables.frames}
         numeric = {profile.name: row for row, profile in enumerate(tables.numeric)}
         categorical = {profile.name: row for row, profile in enumerate(tables.categorical)}
-        columns = []
+        columns, texts = [], []
         for index, (name, role, kind) in enumerate(
             zip(layout.names, layout.roles, layout.kinds, strict=True)
         ):
             if role not in FOLDED:
                 continue
             if name in categorical and countable(schema.field(index).type, kind):
-                self._texts.append((index, categorical[name]))
+                texts.append((index, categorical[name]))
             elif name in numeric and kind is Kind.NUMERIC:
                 row = numeric[name]
                 code = CODES.get(schema.field(index).type)
@@ -218,6 +217,7 @@ class Plan:
                 known = name in numeric or name in categorical or name in embedded
                 self.skipped.append(Skipped(name, role, "type_changed" if known else "no_reference"))
         self._columns = np.array(columns, np.int64).reshape(len(columns), 4)
+        self._texts = Texts(texts, schema)
         here = set(layout.names)
         self._absent = [row for name, row in numeric.items() if name not in here]
         self._absent_texts = [row for name, row in categorical.items() if name not in here]
@@ -229,24 +229,33 @@ class Plan:
             place for place, frame in enumerate(tables.frames) if frame.embedding.name not in here
         )
 
-    def prepare(
-        self, content: Content, counts: Counts, unseen: Unseen | None = None, time_ns: int = 0
-    ) -> Content:
+    @property
+    def has_texts(self) -> bool:
+        return len(self._texts) > 0
+
+    def count(self, content: Content, *, others: bool = False, places: bool = False) -> Counted | None:
+        """Look up a batch's texts (`Texts.count`); None where it has none."""
+        if not len(self._texts):
+            return None
+        return self._texts.count(content, self._tables.known, others=others, places=places)
+
+    def others(self, texts: Counted) -> Iterator[tuple[int, Unknown]]:
+        """Places in `Tables.categorical`, and their texts that the reference lacks."""
+        return self._texts.others(self._tables.known, texts)
+
+    def prepare(self, content: Content, counts: Counts, texts: Counted | None = None) -> Content:
         """Add all but the numbers of a batch to the counts; returns it with the numbers as `fold` reads them.
 
-        Columns that the batch lacks are missing in all its rows. Categories of no reference are named to
-        `unseen`, as of event time `time_ns`.
+        Columns that the batch lacks are missing in all its rows. `texts` are those that were counted already.
         """
         self._add_absent(content.num_rows, counts)
-        if not self._texts and not self._casts and not self._vectors:
+        texts = self.count(content) if texts is None else texts
+        if texts is not None:
+            counts.categories[self._texts.columns, : texts.totals.shape[1]] += texts.totals
+            counts.missing[self._texts.columns] += texts.missing
+        if not self._casts and not self._vectors:
             return content
         rows = content.rows if isinstance(content, Plain) else content
-        for index, row in self._texts:
-            found = categories.count(rows.column(index), self._tables.known[row])
-            counts.categories[row, : len(found.totals)] += found.totals
-            counts.missing[row] += found.missing
-            if unseen is not None and len(found.others):
-                unseen.update(row, found.others, found.other_counts, time_ns)
         for index, frame in self._vectors:
             frame.fold(rows.column(index), counts.vectors)
         return self._numbers(rows)
@@ -256,7 +265,7 @@ class Plan:
             counts.tallies[self._absent, bins.MISSING] += rows
         if self._absent_texts:
             counts.missing[self._absent_texts] += rows
-        for frame in self._absent_vectors:
+        for frame in self._absent_vectors if len(counts.vectors) else ():
             frame.miss(rows, counts.vectors)
 
     def _numbers(self, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -266,26 +275,49 @@ class Plan:
             rows = rows.set_column(index, rows.schema.names[index], doubles)
         return rows
 
-    def fold_runs(self, rows: pa.RecordBatch, runs: Sequence[tuple[int, int, Counts]]) -> None:
-        """Add runs of a batch's rows, each a first row and a number of rows, to the counts of each."""
-        texts = [(row, categories.codes(rows.column(at), self._tables.known[row])) for at, row in self._texts]
-        located = spots_of(self._numbers(rows))
-        spots = located[0]
+    def fold_runs(
+        self,
+        content: Content,
+        texts: Counted | None,
+        order: npt.NDArray[np.int64] | None,
+        runs: Sequence[tuple[int, int, Counts]],
+    ) -> None:
+        """Add runs of a batch's rows, all but their vectors, to the counts of each.
+
+        `order` int64[rows] are the rows one run after the other, None where they come so; a run is its first
+        place among these, a number of rows, and its counts. `texts` are the batch's, with the places of all
+        rows.
+        """
+        all_rows = np.arange(content.num_rows) if order is None else order
+        spots, keeper = self._ordered(content, order)
         for begin, length, counts in runs:
             self._add_absent(length, counts)
-            for row, codes in texts:
-                known = len(self._tables.known[row])
-                found = np.bincount(codes[begin : begin + length], minlength=known + 2)
-                counts.categories[row, : known + 1] += found[:-1]
-                counts.missing[row] += found[-1]
-            mine = spots.copy()
-            mine[:, OFFSET] += begin
-            mine[:, LENGTH] = length
-            self._fold(mine.reshape(1, *mine.shape), counts)
-        del located
+            if texts is not None:
+                mine = all_rows[begin : begin + length]
+                tally(texts.places, mine, self._texts.columns, counts.categories, counts.missing)
+            its = spots.copy()
+            its[:, OFFSET] += begin
+            its[:, LENGTH] = length
+            self._fold(its.reshape(1, *its.shape), counts)
+        del keeper
+
+    def _ordered(
+        self, content: Content, order: npt.NDArray[np.int64] | None
+    ) -> tuple[npt.NDArray[np.int64], object]:
+        """The spots of the numbers of a batch, in that order of its rows."""
+        rows = self._numbers(content.rows if isinstance(content, Plain) else content)
+        spots = np.zeros((rows.num_columns, 4), np.int64)
+        chosen = np.unique(self._columns[:, 0])
+        if not len(chosen):
+            return spots, None
+        rows = rows.select(chosen.tolist())
+        spots[chosen], keeper = spots_of(rows if order is None else rows.take(order))
+        return spots, keeper
 
     def fold(self, prepared: Sequence[Content], counts: Counts) -> None:
         """Add the numbers of batches to the counts, in one call."""
+        if not len(self._columns):
+            return
         # What is exported is released with its capsule: they must outlive the kernel.
         located = [spots_of(one) for one in prepared]
         self._fold(np.array([spots for spots, _ in located]), counts)
@@ -312,10 +344,10 @@ def spots_of(content: Any) -> tuple[npt.NDArray[np.int64], object]:
     """Where the columns lie, int64[columns, 4], and what keeps them there."""
     if isinstance(content, Plain):
         return content.spots, content
-    capsule = content.__arrow_c_array__()[1]
     spots = np.zeros((content.num_columns, 4), np.int64)
-    locate(_array_address(capsule, b"arrow_array"), spots)
-    return spots, capsule
+    address, keeper = address_of(content)
+    locate(address, spots)
+    return spots, keeper
 
 
 def countable(kind: pa.DataType, folded: Kind) -> bool:

@@ -94,7 +94,8 @@ class Drift:
         for batch in batches:
             if isinstance(batch, Records) and batch.items:
                 try:
-                    left_out.update(self._update(batch))
+                    if some := self._update(batch):
+                        left_out.update(some)
                 except Exception:
                     # One bad batch must not take those with it that were queued beside it.
                     log.exception("a batch of %s %s failed", *batch.identity[:2])

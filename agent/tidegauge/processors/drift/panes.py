@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -32,15 +33,18 @@ class Panes:
     `windows_ns` are the windows' lengths, ascending, each a multiple of the one before. A level of panes
     belongs to each: rows go to the finest level that reaches back to them, and a pane that leaves its
     level is added to the pane of the next one that encloses it. What leaves the last level is kept as
-    one sum. So the memory is that of `panes` counts for each window, however long it is.
+    one sum. So the memory is that of `panes` counts for each window, however long it is. Without `vectors`
+    counts hold nothing of embeddings.
     """
 
-    def __init__(self, tables: Tables, windows_ns: Sequence[int], panes: int) -> None:
-        self._tables = tables
+    def __init__(
+        self, tables: Tables, windows_ns: Sequence[int], panes: int, *, vectors: bool = True
+    ) -> None:
+        self._fresh = partial(Counts, tables, vectors=vectors)
         self._most = panes
         self._widths = [max(length // panes, 1) for length in windows_ns]
         self._levels: list[dict[int, Counts]] = [{} for _ in windows_ns]
-        self._retired = Counts(tables)
+        self._retired = self._fresh()
         self._until: float = -math.inf
         self._lent: set[tuple[int, int]] = set()  # captured as they are: copied before they are changed
 
@@ -123,7 +127,7 @@ class Panes:
 
     def lifetime(self) -> Counts:
         """The sum of every row there ever was."""
-        total = Counts(self._tables)
+        total = self._fresh()
         total += self._retired
         for panes in self._levels:
             for pane in panes.values():
@@ -159,11 +163,11 @@ class Panes:
             else:
                 self._levels[level][number] = pane
         if anew:
-            self._retired = Counts(self._tables)
+            self._retired = self._fresh()
             self._retired -= self.lifetime()
 
     def _sum(self, deepest: int, begin_ns: int, end_ns: int | None) -> Counts:
-        total = Counts(self._tables)
+        total = self._fresh()
         for level in range(deepest + 1):
             width = self._widths[level]
             for number, pane in self._levels[level].items():
@@ -182,7 +186,7 @@ class Panes:
     def _pane(self, level: int, number: int) -> Counts:
         pane = self._levels[level].get(number)
         if pane is None:
-            pane = self._levels[level][number] = Counts(self._tables)
+            pane = self._levels[level][number] = self._fresh()
         elif (level, number) in self._lent:
             pane = self._levels[level][number] = pane.copy()
         self._lent.discard((level, number))

@@ -12,13 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tidegauge import categories
 from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import FOLDED, Kind, Layout, Role
-from tidegauge.plain import Plain
 from tidegauge.processors.drift.counts import CODES, Tables, countable, spots_of
+from tidegauge.processors.drift.texts import Texts
 from tidegauge.processors.drift.window import event_times
 from tidegauge.stats.gather import gather
 
@@ -85,8 +84,9 @@ class Rows:
                 self._join()
                 pane = self._held[number] = _Pane(len(self._tables.profiles))
             count = batch.items if rows is None else len(rows)
-            chosen, priorities = pane.draw(count, self._most, self._random)
-            if len(chosen):
+            drawn = pane.draw(count, self._most, self._random)
+            if drawn is not None:
+                chosen, priorities = drawn
                 encoded = self._encode(batch, chosen if rows is None else rows[chosen])
                 # To join one batch's few rows copies all of them: it waits for some more.
                 if pane.add(encoded, priorities) > self._most // _TOGETHER:
@@ -194,11 +194,11 @@ class _Pane:
 
     def draw(
         self, count: int, most: int, random: np.random.Generator
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
         """Which of `count` rows have a priority below `below`, and theirs; at most the `most` least ones."""
         wanted = count if self.below >= 1 else int(random.binomial(count, self.below))
         if not wanted:
-            return np.empty(0, np.int64), np.empty(0)
+            return None
         priorities = random.random(wanted) * self.below
         if wanted > most:
             self.below = float(np.partition(priorities, most)[most])
@@ -231,11 +231,11 @@ class _Places:
 
     def __init__(self, layout: Layout, schema: pa.Schema, tables: Tables) -> None:
         self._known = tables.known
+        self._first = len(tables.numeric)
         self._casts: list[tuple[int, int]] = []
-        self._texts: list[tuple[int, int, int]] = []
         numeric = {profile.name: row for row, profile in enumerate(tables.numeric)}
         categorical = {profile.name: row for row, profile in enumerate(tables.categorical)}
-        columns = []
+        columns, texts = [], []
         for index, (name, role, kind) in enumerate(
             zip(layout.names, layout.roles, layout.kinds, strict=True)
         ):
@@ -243,12 +243,13 @@ class _Places:
             if role not in FOLDED:
                 continue
             if name in categorical and countable(its, kind):
-                self._texts.append((index, len(numeric) + categorical[name], categorical[name]))
+                texts.append((index, categorical[name]))
             elif name in numeric and kind is Kind.NUMERIC and its in CODES:
                 columns.append((index, numeric[name], CODES[its]))
             elif name in numeric and kind is Kind.NUMERIC:
                 self._casts.append((index, numeric[name]))
         self._columns = np.array(columns, np.int64).reshape(len(columns), 3)
+        self._texts = Texts(texts, schema)
 
     def encode(self, batch: Records, rows: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.float32]:
         found = np.full((len(rows), columns), np.nan, np.float32)
@@ -256,14 +257,11 @@ class _Places:
             spots, keeper = spots_of(batch.content)
             gather(spots, self._columns, rows, found)
             del keeper
-        content: Any = batch.content
-        if isinstance(content, Plain) and (self._casts or self._texts):
-            content = content.rows
         for index, place in self._casts:
-            doubles: Any = pc.cast(content.column(index).take(pa.array(rows)), pa.float64(), safe=False)
+            column: Any = batch.content.column(index)
+            doubles: Any = pc.cast(column.take(pa.array(rows)), pa.float64(), safe=False)
             with np.errstate(over="ignore"):
                 found[:, place] = doubles.to_numpy(zero_copy_only=False)
-        for index, place, known in self._texts:
-            texts = categories.texts(content.column(index).take(pa.array(rows)))
-            found[:, place] = categories.numbered(texts, self._known[known])
+        if len(self._texts):
+            self._texts.pick(batch.content, self._known, rows, self._first, found)
         return found

@@ -189,7 +189,7 @@ def _segment_columns(state: SegmentState, tables: Tables) -> Columns:
         name: pa.array([one[index] for one in held], pa.int64())
         for index, name in enumerate(("slice", "level", "number"))
     }
-    panes = columns.lists([pane.arrays() for *_, pane in held], Counts(tables).arrays())
+    panes = columns.lists([pane.arrays() for *_, pane in held], Counts(tables, vectors=False).arrays())
     return {
         "name": pa.array([state.name]),
         "slices": columns.together(slices),
@@ -201,7 +201,7 @@ def _segment(row: Row, tables: Tables) -> SegmentState:
     slices, table = row["slices"].as_py(), row["panes"].values
     held: list[dict[tuple[int, int], Counts]] = [{} for _ in slices]
     places = (table.field(key).to_pylist() for key in ("slice", "level", "number"))
-    panes = columns.arrays(table, Counts(tables).arrays())
+    panes = columns.arrays(table, Counts(tables, vectors=False).arrays())
     for place, level, number, arrays in zip(*places, panes, strict=True):
         held[place][level, number] = Counts.of(arrays)
     name = _plain(row, "name", str)

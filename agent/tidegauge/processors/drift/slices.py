@@ -16,9 +16,10 @@ from tidegauge import categories
 from tidegauge.batch import Content
 from tidegauge.config import Drift as Settings
 from tidegauge.layout import Layout, Role, storage_type
-from tidegauge.plain import Plain
 from tidegauge.processors.drift.counts import Counts, Plan, Tables
 from tidegauge.processors.drift.panes import Panes, PaneState
+from tidegauge.processors.drift.texts import Counted, Texts
+from tidegauge.wire.known import Known
 
 OTHER, MISSING = "__other__", "__missing__"
 """The slices of values that have none of their own, and of rows without a value."""
@@ -60,6 +61,7 @@ class Segment:
         self.name = name
         self.slices: dict[Slice, Panes] = {}
         self.own: dict[str, Slice] = {}
+        self.known = Known.of([[]])  # the keys of `own`
         self.overflowed = 0
 
     def find(self, texts: Any) -> npt.NDArray[np.int64]:
@@ -102,27 +104,38 @@ class Slices:
         self._tables = tables
         self._settings = settings.slices
         self._window_ns = int(settings.window * 1e9)
-        self._columns: WeakKeyDictionary[Layout, tuple[tuple[int, str], ...]] = WeakKeyDictionary()
+        self._columns: WeakKeyDictionary[Layout, tuple[tuple[str, int, Texts], ...]] = WeakKeyDictionary()
         self.segments: dict[str, Segment] = {}
 
     def update(
-        self, plan: Plan, layout: Layout, rows: Content, times_ns: npt.NDArray[np.int64], watermark_ns: int
+        self,
+        plan: Plan,
+        layout: Layout,
+        rows: Content,
+        texts: Counted | None,
+        times_ns: npt.NDArray[np.int64],
+        watermark_ns: int,
     ) -> None:
-        """Take in rows that the window takes. `times_ns`: int64[rows], or int64[1] for one of all rows."""
-        columns = self._columns.get(layout)
-        if columns is None:
-            columns = self._columns[layout] = self._chosen(layout, rows.schema)
-        if not columns:
+        """Take in rows that the window takes. `times_ns`: int64[rows], or int64[1] for one of all rows.
+        `texts` are theirs, with places where this `takes` them."""
+        if not self.takes(layout, rows.schema):
             return
-        whole = rows.rows if isinstance(rows, Plain) else rows
-        for index, name in columns:
+        for name, index, column in self._columns[layout]:
             segment = self.segments.get(name)
             if segment is None:
                 if not self._has_room(watermark_ns):
                     continue
                 segment = self.segments[name] = Segment(name)
             segment.retire(watermark_ns)
-            self._spread(plan, segment, whole, index, times_ns, watermark_ns)
+            coded = self._coded(segment, index, column, rows)
+            self._spread(plan, segment, coded, rows, texts, times_ns, watermark_ns)
+
+    def takes(self, layout: Layout, schema: pa.Schema) -> bool:
+        """Whether batches of a layout have segments."""
+        columns = self._columns.get(layout)
+        if columns is None:
+            columns = self._columns[layout] = self._chosen(layout, schema)
+        return bool(columns)
 
     def totals(self, clock_ns: int) -> Iterator[tuple[Slice, Counts]]:
         """Each slice's window at an event time; those without rows are left out."""
@@ -157,6 +170,7 @@ class Slices:
                 raise ValueError(f"its slices by {name} are of panes of other lengths ({lengths})") from None
         if len(segment.own) > most:
             raise ValueError(f"its slices by {name} are more than drift.slices.max_values")
+        segment.known = Known.of([list(segment.own)])
         self.segments[name] = segment
 
     def begin(self, clock_ns: int) -> int:
@@ -174,12 +188,12 @@ class Slices:
                     del self.segments[segment.name]
         return len(self.segments) < self._settings.max_columns
 
-    def _chosen(self, layout: Layout, schema: pa.Schema) -> tuple[tuple[int, str], ...]:
-        """Places and names of the columns that are segments and can be told as text."""
+    def _chosen(self, layout: Layout, schema: pa.Schema) -> tuple[tuple[str, int, Texts], ...]:
+        """The columns that are segments and can be told as text: their names and places."""
         if self._settings.max_columns == 0:
             return ()
         return tuple(
-            (index, name)
+            (name, index, Texts([(index, 0)], schema))
             for index, (name, role) in enumerate(zip(layout.names, layout.roles, strict=True))
             if (role is Role.SEGMENT or name in self._settings.columns)
             and _is_countable(storage_type(schema.field(index).type))
@@ -189,24 +203,25 @@ class Slices:
         self,
         plan: Plan,
         segment: Segment,
-        rows: pa.RecordBatch,
-        index: int,
+        coded: tuple[npt.NDArray[np.int64], list[Slice]],
+        rows: Content,
+        texts: Counted | None,
         times_ns: npt.NDArray[np.int64],
         watermark_ns: int,
     ) -> None:
         """Sort the rows by slice and pane, and fold each run of them."""
-        codes, slices = self._coded(segment, rows.column(index))
+        codes, slices = coded
         width = max(self._window_ns // self._settings.panes, 1)
         first = watermark_ns // width - self._settings.panes + 1
         # Rows before the window, which another window may have room for, are in the first place.
         panes = np.maximum(times_ns // width - first, -1) + 1
         keys = codes * (self._settings.panes + 1) + panes
         least, most = int(keys.min()), int(keys.max())
+        order = None
         if least != most:
             # Stable, and of small integers: a radix sort.
-            order: Any = np.argsort(keys.astype(np.int16) if most < 2**15 else keys, kind="stable")
+            order = np.argsort(keys.astype(np.int16) if most < 2**15 else keys, kind="stable")
             keys = keys[order]
-            rows = rows.take(order)
         cuts = [0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)]
         runs = []
         for begin, end in pairwise(cuts):
@@ -216,30 +231,45 @@ class Slices:
                 pane = self._panes(segment, slices[code]).place(time_ns, time_ns, watermark_ns)
                 assert pane is not None
                 runs.append((begin, end - begin, pane))
-        plan.fold_runs(rows, runs)
+        plan.fold_runs(rows, texts, order, runs)
 
-    def _coded(self, segment: Segment, column: Any) -> tuple[npt.NDArray[np.int64], list[Slice]]:
+    def _coded(
+        self, segment: Segment, index: int, column: Texts, rows: Content
+    ) -> tuple[npt.NDArray[np.int64], list[Slice]]:
         """The slice of each row, int64[rows], as a place in the list."""
-        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        texts: Any = pc.cast(encoded.dictionary, pa.string())
-        places = categories.indices(encoded)
-        counts = np.bincount(places, minlength=len(texts) + 1)
-        if texts.null_count:
-            missing = ~texts.is_valid().to_numpy(zero_copy_only=False)
-            places = np.append(np.where(missing, len(texts), np.arange(len(texts))), len(texts))[places]
-            counts = np.bincount(places, minlength=len(texts) + 1)
-        unknown = np.flatnonzero((segment.find(texts) < 0) & (counts[:-1] > 0))
-        if len(unknown):
+        found = column.count(rows, segment.known, places=True)
+        if found.totals[0, -1] and self._admit(segment, rows.column(index)):
+            found = column.count(rows, segment.known, places=True)
+        overflowed = int(found.totals[0, -1])
+        segment.overflowed += overflowed
+        slices = [
+            *segment.own.values(),
+            Slice(segment.name, OTHER, is_other=True),
+            Slice(segment.name, MISSING),
+        ]
+        codes = found.places[0].astype(np.int64)
+        if found.missing[0]:
+            codes[codes < 0] = len(slices) - 1
+        return codes, slices
+
+    def _admit(self, segment: Segment, column: Any) -> bool:
+        """Give the most frequent of a column's values that have no slice one, if there is room; whether what
+        has one has changed."""
+        before = list(segment.own)
+        room = self._room(segment)
+        if room:
+            texts, counts, _ = categories.distinct(categories.stored(column))
+            unknown = np.flatnonzero((segment.find(texts) < 0) & (counts > 0))
             frequent = unknown[np.argsort(-counts[unknown], kind="stable")]
-            self._admit(segment, [texts[place].as_py() for place in frequent[: self._room(segment)].tolist()])
-        slices = [*segment.own.values(), Slice(segment.name, MISSING)]
-        found = np.append(segment.find(texts), len(slices) - 1)
-        overflowed = int(counts[found < 0].sum())
-        if overflowed:
-            segment.overflowed += overflowed
-            slices.append(Slice(segment.name, OTHER, is_other=True))
-            found[found < 0] = len(slices) - 1
-        return found[places], slices
+            for place in frequent[:room].tolist():
+                text = texts[place].as_py()
+                if len(text) <= _LONGEST:
+                    its = segment.own[text] = Slice(segment.name, _quoted(text))
+                    self._panes(segment, its)
+        if list(segment.own) == before:
+            return False
+        segment.known = Known.of([list(segment.own)])
+        return True
 
     def _room(self, segment: Segment) -> int:
         """How many values more may have a slice of their own; those without rows are let go first."""
@@ -249,16 +279,12 @@ class Slices:
                     del segment.slices[its], segment.own[text]
         return self._settings.max_values - len(segment.own)
 
-    def _admit(self, segment: Segment, texts: list[str]) -> None:
-        for text in texts:
-            if len(text) <= _LONGEST:
-                its = segment.own[text] = Slice(segment.name, _quoted(text))
-                self._panes(segment, its)
-
     def _panes(self, segment: Segment, its: Slice) -> Panes:
         panes = segment.slices.get(its)
         if panes is None:
-            panes = segment.slices[its] = Panes(self._tables, [self._window_ns], self._settings.panes)
+            panes = segment.slices[its] = Panes(
+                self._tables, [self._window_ns], self._settings.panes, vectors=False
+            )
         return panes
 
 

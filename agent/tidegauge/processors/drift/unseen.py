@@ -6,20 +6,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from tidegauge.heavy_hitters import HeavyHitters, Ranked, Summary
+from tidegauge.wire import met
 
 Texts = Any  # pa.Array of string; the stubs make it generic in a type that is not known here
 
 CAPACITY = 32
 """Categories counted per column and part: each with more than a 33rd of the part's unseen rows is there."""
 
-LONGEST = 64
+LONGEST = met.LONGEST
 """Characters that are kept of a category."""
 
 PARTS = 4
 """Parts of a window; it and the part that begins are counted."""
+
+
+class Unknown(NamedTuple):
+    """The most frequent texts of a batch's column that are none of the known ones, string[n], and their rows,
+    int64[n]: at most `taken` less than they have. `rows` are those of all such texts."""
+
+    texts: Texts
+    counts: npt.NDArray[np.int64]
+    rows: int
+    taken: int
 
 
 class UnseenState(NamedTuple):
@@ -40,16 +50,16 @@ class Unseen:
         self._width = max(window_ns // PARTS, 1)
         self._parts: dict[int, dict[int, HeavyHitters]] = {}
 
-    def update(self, column: int, texts: Texts, counts: npt.NDArray[np.int64], time_ns: int) -> None:
-        """Count `texts[i]`, string[n], for `counts[i]` rows, int64[n], as of event time `time_ns`."""
+    def update(self, column: int, unknown: Unknown, time_ns: int) -> None:
+        """Count what a column has of no reference, as of event time `time_ns`."""
         number = time_ns // self._width
         part = self._parts.get(number)
         if part is None:
             part = self._parts[number] = {}
             for old in [one for one in self._parts if one < number - PARTS]:
                 del self._parts[old]
-        short = texts if texts.nbytes <= LONGEST else pc.utf8_slice_codeunits(texts, 0, LONGEST)
-        self._summary(part, column).update(short, counts)
+        its = unknown.texts, unknown.counts
+        self._summary(part, column).update(*its, rows=unknown.rows, taken=unknown.taken)
 
     def frequent(self, column: int, time_ns: int) -> Ranked:
         """The most frequent ones of a column in the window that ends at `time_ns`, or up to a quarter longer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ from tidegauge.plain import Plain
 from tidegauge.processors.drift.counts import Counts, Plan, Skipped, Tables
 from tidegauge.processors.drift.panes import Panes, PaneState
 from tidegauge.processors.drift.slices import Slices
+from tidegauge.processors.drift.texts import Counted
 from tidegauge.processors.drift.unseen import Unseen
 from tidegauge.units import Duration
 
@@ -74,6 +76,7 @@ class Window:
         self._updates = 0
         self._next: int | None = None  # the first pane that `closed` has not given
         self._ended: list[Closed] = []  # panes that left the window before `closed` gave them
+        self._next_end: float = -math.inf  # the watermark at which the next one ends, as `closed` has found
         # What `settle` is to fold, of one plan and for one pane.
         self._waiting: list[Content] = []
         self._where: tuple[Plan, Counts] | None = None
@@ -108,8 +111,9 @@ class Window:
                 late = batch.items - future - len(times)
         if len(times):
             assert self._watermark is not None
-            self.slices.update(plan, batch.layout, rows, times, self._watermark)
-            self._place(plan, rows, times)
+            texts = self._count(plan, batch.layout, rows)
+            self.slices.update(plan, batch.layout, rows, texts, times, self._watermark)
+            self._place(plan, rows, texts, times)
         left_out = {"late": late, "future": future}
         return {reason: rows for reason, rows in left_out.items() if rows}
 
@@ -138,9 +142,23 @@ class Window:
         assert self._watermark is not None
         pane = self._panes.place(time, time, self._watermark)
         assert pane is not None
-        self.slices.update(plan, batch.layout, batch.content, np.array([time]), self._watermark)
-        self._put(plan, batch.content, pane)
+        texts = self._count(plan, batch.layout, batch.content)
+        if self.slices.takes(batch.layout, batch.content.schema):
+            self.slices.update(plan, batch.layout, batch.content, texts, np.array([time]), self._watermark)
+        self._put(plan, batch.content, texts, pane)
         return {}
+
+    def _count(self, plan: Plan, layout: Layout, rows: Content) -> Counted | None:
+        """Look up the texts of rows that the window takes, once for all, and name those of no reference."""
+        if not plan.has_texts:
+            return None
+        is_named = self.unseen is not None
+        texts = plan.count(rows, others=is_named, places=self.slices.takes(layout, rows.schema))
+        if texts is not None and self.unseen is not None:
+            assert self._watermark is not None
+            for column, unknown in plan.others(texts):
+                self.unseen.update(column, unknown, self._watermark)
+        return texts
 
     def _advance(self, newest: int, arrived: int) -> int:
         """Move the watermark on; the event time from which rows are not late."""
@@ -155,22 +173,22 @@ class Window:
         # Lateness is judged by what was known before: a batch's own rows may come in any order.
         return oldest if known is None else max(oldest, known - self._lateness_ns)
 
-    def _place(self, plan: Plan, rows: Content, times: npt.NDArray[np.int64]) -> None:
+    def _place(self, plan: Plan, rows: Content, texts: Counted | None, times: npt.NDArray[np.int64]) -> None:
         assert self._watermark is not None
         pane = self._panes.place(int(times.min()), int(times.max()), self._watermark)
         if pane is not None:
-            self._put(plan, rows, pane)
+            self._put(plan, rows, texts, pane)
             return
         rows = rows.rows if isinstance(rows, Plain) else rows
         for pane, mine in self._panes.places(times, self._watermark):
-            self._put(plan, rows if mine is None else rows.filter(pa.array(mine)), pane)
+            its = rows if mine is None else rows.filter(pa.array(mine))
+            self._put(plan, its, texts if mine is None else None, pane)
 
-    def _put(self, plan: Plan, rows: Content, pane: Counts) -> None:
+    def _put(self, plan: Plan, rows: Content, texts: Counted | None, pane: Counts) -> None:
         if self._where != (plan, pane):
             self.settle()
             self._where = plan, pane
-        assert self._watermark is not None
-        self._waiting.append(plan.prepare(rows, pane, self.unseen, self._watermark))
+        self._waiting.append(plan.prepare(rows, pane, texts))
 
     def total(self, now_ns: int, length: Duration | None = None) -> Counts:
         """The sum of the window of that length, or of `drift.window`, at Unix time `now_ns`."""
@@ -188,7 +206,7 @@ class Window:
     def closed(self) -> Iterator[Closed]:
         """The panes of `drift.window` that ended, and got their last rows, since the last call, in order.
         Those of a window that a jump of the watermark has left behind are among them."""
-        if self._watermark is None:
+        if self._watermark is None or (self._watermark < self._next_end and not self._ended):
             return
         level = self._level(None)
         end = self._panes.number(level, self._watermark - self._lateness_ns)
@@ -196,6 +214,7 @@ class Window:
         if self._next is not None:
             begin = max(begin, self._next)
         self._next = max(end, begin)
+        self._next_end = self._panes.time(level, end + 1) + self._lateness_ns
         if begin < end:
             self.settle()
         ended, self._ended = self._ended, []
@@ -233,6 +252,7 @@ class Window:
         """
         self._panes.restore(state.panes, anew=anew)
         _, self._watermark, self._arrived, self._next = state
+        self._next_end = -math.inf
 
     @property
     def updates(self) -> int:
