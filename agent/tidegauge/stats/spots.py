@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import carray, types
 
+from tidegauge.stats.kernel import kernel
 from tidegauge.stats.pointers import as_pointer
 
 VALUES, VALIDITY, OFFSET, LENGTH = range(4)
@@ -19,7 +19,7 @@ VALUES, VALIDITY, OFFSET, LENGTH = range(4)
 _PAIRS = types.Array(types.uint64, 1, "C", readonly=True)
 
 
-@numba.njit("void(int64, int64[:, ::1])", cache=True, nogil=True)
+@kernel("void(int64, int64[:, ::1])", cache=True, nogil=True)
 def locate(batch: Any, spots: Any) -> None:
     """The spots of the columns of an `ArrowArray` struct (Arrow C data interface), int64[columns, 4].
 
@@ -40,7 +40,7 @@ def locate(batch: Any, spots: Any) -> None:
         spots[column, LENGTH] = array[0]
 
 
-@numba.njit(
+@kernel(
     types.boolean(
         types.int64,
         types.int64,
