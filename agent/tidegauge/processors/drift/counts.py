@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from tidegauge import categories
 from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
+from tidegauge.metric import Attributes
 from tidegauge.plain import Plain
 from tidegauge.processors.drift.unseen import Unseen
 from tidegauge.processors.drift.vectors import Frame, frames
@@ -42,6 +43,9 @@ class Tables:
     """
 
     def __init__(self, reference: Reference) -> None:
+        self.labelled: dict[
+            Attributes, tuple[tuple[Attributes, ...], ...]
+        ] = {}  # kept by `report.bin_labels`
         self.is_of_first_rows = reference.source == "first_rows"
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
