@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {"metric", "identity", "snapshot", "telemetry", "units", "environment", "config", "config_file"}
         | {"config_listeners", "changes"}
     )
-    | {"layout", "plain", "categories", "heavy_hitters", "batch", "wire", "baked", "memory", "lock"}
+    | {"layout", "plain", "categories", "heavy_hitters", "batch", "runs", "wire", "baked", "memory", "lock"}
     | {"disk_thread", "small_file"},
     frozenset({"profile", "reference", "sample", "shelf", "statefile", "listening", "watched"}),
     frozenset({"receivers", "scrapers", "processors", "exporters", "health"})

@@ -28,7 +28,7 @@ def settle() -> None:
     """Give back what starting has left behind, and take what is alive out of the collector's sight.
 
     Each collection would otherwise walk the 150 k objects of numba and Arrow: 9 % of a loaded agent's
-    time. Kernels keep their LLVM code for callers compiled later, 8 MB in all; there are none.
+    time. Kernels that had to be compiled keep their LLVM code for callers compiled later; there are none.
     """
     for kernel in [found for found in gc.get_objects() if isinstance(found, Dispatcher)]:
         for compiled in kernel.overloads.values():

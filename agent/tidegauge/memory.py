@@ -40,7 +40,7 @@ def limit_bytes() -> int:
 def give_back() -> None:
     """Give what was freed back to the system: 2 to 30 ms, without the interpreter lock. glibc only.
 
-    After 20 new models of 100 features that is 100 MB of 315. To take 32 MB again every 5 s costs 0.5 % of
+    After 20 new models of 100 features that is 70 MB of 265. To take 32 MB again every 5 s costs 0.5 % of
     a core.
     """
     if malloc_trim := libc("malloc_trim"):

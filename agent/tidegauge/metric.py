@@ -7,6 +7,7 @@ here is immutable, so a snapshot may be read from any thread while the next one 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -121,7 +122,7 @@ class Metric(msgspec.Struct, frozen=True):
     kind: Kind
     unit: str
     description: str
-    points: tuple[Point, ...]
+    points: Sequence[Point]
     start_ns: int = 0
     received: bool = False
 

@@ -16,8 +16,8 @@ from tidegauge.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-_GIVE_BACK_BYTES, _GIVE_BACK_S = 32 * 2**20, 30.0
-"""Growth after which freed memory is given back, half of what the allocator keeps; or so much time."""
+_GIVE_BACK_BYTES, _GIVE_BACK_S = 8 * 2**20, 30.0
+"""Growth after which freed memory is given back, an eighth of what the allocator keeps; or so much time."""
 
 
 class Publisher:

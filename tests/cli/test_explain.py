@@ -22,6 +22,7 @@ from tidegauge.identity import Identity
 from tidegauge.layout import layout_of
 from tidegauge.processors.drift.drift import Drift
 from tidegauge.reference import ReferenceBuilder
+from tidegauge.runs import plain
 from tidegauge.snapshot import Snapshots
 from tidegauge.units import Duration
 
@@ -57,7 +58,7 @@ def snapshot(tmp_path, reference):
         drift.update(Records("flight", identity, layout_of(rows.schema), rows, now, rows.nbytes))
     snapshots = Snapshots()
     snapshots.publish("drift", drift.collect(now))
-    (tmp_path / "snapshot.json").write_bytes(msgspec.json.encode(snapshots.latest()))
+    (tmp_path / "snapshot.json").write_bytes(msgspec.json.encode(snapshots.latest(), enc_hook=plain))
     return tmp_path / "snapshot.json"
 
 
@@ -112,7 +113,7 @@ def test_categories_that_the_reference_lacks_are_named(command, tmp_path, refere
     drift.update(Records("flight", Identity("fraud", "2.1"), layout_of(rows.schema), rows, now, rows.nbytes))
     snapshots = Snapshots()
     snapshots.publish("drift", drift.collect(now))
-    (tmp_path / "snapshot.json").write_bytes(msgspec.json.encode(snapshots.latest()))
+    (tmp_path / "snapshot.json").write_bytes(msgspec.json.encode(snapshots.latest(), enc_hook=plain))
     done = command(
         "explain", "--model", "fraud", "--feature", "country", "--snapshot", tmp_path / "snapshot.json"
     )
@@ -215,7 +216,7 @@ def sliced(tmp_path, reference):
     drift.update(batch)
     snapshots = Snapshots()
     snapshots.publish("drift", drift.collect(now))
-    (tmp_path / "sliced.json").write_bytes(msgspec.json.encode(snapshots.latest()))
+    (tmp_path / "sliced.json").write_bytes(msgspec.json.encode(snapshots.latest(), enc_hook=plain))
     return tmp_path / "sliced.json"
 
 
@@ -294,7 +295,7 @@ def beside(tmp_path):
         drift.turns.wait()
     snapshots = Snapshots()
     snapshots.publish("drift", metrics)
-    (tmp_path / "beside.json").write_bytes(msgspec.json.encode(snapshots.latest()))
+    (tmp_path / "beside.json").write_bytes(msgspec.json.encode(snapshots.latest(), enc_hook=plain))
     return tmp_path / "beside.json"
 
 

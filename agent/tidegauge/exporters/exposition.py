@@ -21,6 +21,7 @@ from tidegauge.exporters.pause import Pause
 from tidegauge.exporters.protobuf_format import Protobuf
 from tidegauge.exporters.text_format import OpenMetrics, Text
 from tidegauge.metric import Attributes, Kind, Metric, Point
+from tidegauge.runs import labels_of
 
 BLOCK_POINTS = 256
 """Numbers in a block: 30 kB of text, a tenth of a millisecond to write."""
@@ -92,7 +93,7 @@ class _Keys(Generic[K]):
 class _Block(Generic[K]):
     """Some points of a metric; `twins` are places of series that the family has already."""
 
-    def __init__(self, points: tuple[Point, ...], keys: _Keys[K]) -> None:
+    def __init__(self, points: Sequence[Point], keys: _Keys[K]) -> None:
         self.points = points
         self.keys = keys
         self.twins: frozenset[int] = frozenset()
@@ -167,17 +168,17 @@ class Renderer(Generic[K]):
             blocks.append(self._block(family, points, old))
         return blocks
 
-    def _block(self, family: Family, points: tuple[Point, ...], was: _Block[K] | None) -> _Block[K]:
+    def _block(self, family: Family, points: Sequence[Point], was: _Block[K] | None) -> _Block[K]:
         self._pause()
         if was is not None:
             if points == was.points:
                 was.points = points  # the older ones, equal but not the same, can go
                 return was
-            if [point.attributes for point in points] == [point.attributes for point in was.points]:
+            if labels_of(points) == labels_of(was.points):
                 block = _Block(points, was.keys)
                 block.twins = was.twins
                 return block
-        keys = [self._encoder.key(point.attributes, family.type) for point in points]
+        keys = [self._encoder.key(labels, family.type) for labels in labels_of(points)]
         return _Block(points, _Keys(keys))
 
     def _find_twins(self, blocks: Sequence[_Block[K]], was: Sequence[_Part[K]]) -> None:

@@ -15,6 +15,7 @@ from tidegauge.exporters import status
 from tidegauge.exporters.prometheus import MetricsPage
 from tidegauge.listening.door import Door
 from tidegauge.listening.site import Site
+from tidegauge.runs import plain
 from tidegauge.snapshot import Snapshots
 
 SETTING = "exporters.prometheus"
@@ -116,7 +117,7 @@ class Pages:
 
     async def _snapshot(self, _request: web.Request) -> web.Response:
         # NaN and the infinities become null: JSON has no word for them, and msgspec writes them so.
-        body = await asyncio.to_thread(msgspec.json.encode, self._snapshots.latest())
+        body = await asyncio.to_thread(msgspec.json.encode, self._snapshots.latest(), enc_hook=plain)
         return web.Response(body=body, content_type="application/json", headers=_SAFE)
 
 

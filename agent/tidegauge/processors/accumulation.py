@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from tidegauge.processors.admission import ANEW, GOES_ON, REPLACES, add, add_whole, admit, settle
 from tidegauge.processors.distributions import SCRATCH_T, base2, explicit, quantiles
 from tidegauge.processors.series import FREE, SERIES_T, STATE_T, TAKEN_BY_OVERFLOW, Reason, slot_of
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.wire.metrics import POINT_T, Form, PointKind, Temporality
 from tidegauge.wire.points import TOO_MANY, exponential, histogram, summary
 from tidegauge.wire.protobuf import BYTES
@@ -31,13 +31,13 @@ _NO_RECORDED_VALUE = 1
 _COUNTS_T = types.int64[::1]
 
 
-@njit(types.void(SERIES_T), **KERNEL)
+@kernel(types.void(SERIES_T), **KERNEL)
 def _zero(one):  # type: ignore[no-untyped-def]
     one.whole = 0
     one.value = one.carry = 0.0
 
 
-@njit(types.int64(SERIES_T, POINT_T), **KERNEL)
+@kernel(types.int64(SERIES_T, POINT_T), **KERNEL)
 def _number(one, point):  # type: ignore[no-untyped-def]
     whole = np.int64(point.bits)
     is_whole = point.form == _INT
@@ -68,7 +68,7 @@ def _number(one, point):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(types.int64(STATE_T, SERIES_T, types.int64, POINT_T, types.uint64), **KERNEL)
+@kernel(types.int64(STATE_T, SERIES_T, types.int64, POINT_T, types.uint64), **KERNEL)
 def _overflowing_sum(state, one, slot, point, since_ns):  # type: ignore[no-untyped-def]
     """Add to an overflow series what a cumulative sum grew by; its slot of the table has its last value.
 
@@ -94,7 +94,7 @@ def _overflowing_sum(state, one, slot, point, since_ns):  # type: ignore[no-unty
     return 0
 
 
-@njit(types.int64(BYTES, POINT_T, STATE_T, SERIES_T, types.int64, types.uint64, SCRATCH_T), **KERNEL)
+@kernel(types.int64(BYTES, POINT_T, STATE_T, SERIES_T, types.int64, types.uint64, SCRATCH_T), **KERNEL)
 def _fold_point(buf, point, state, one, slot, since_ns, scratch):  # type: ignore[no-untyped-def]
     if point.kind == _SUM and one.is_overflow and point.temporality != _DELTA:
         return _overflowing_sum(state, one, slot, point, since_ns)
@@ -116,7 +116,7 @@ def _fold_point(buf, point, state, one, slot, since_ns, scratch):  # type: ignor
     return result
 
 
-@njit(types.boolean(SERIES_T, POINT_T), **KERNEL)
+@kernel(types.boolean(SERIES_T, POINT_T), **KERNEL)
 def _withdraw(one, point):  # type: ignore[no-untyped-def]
     """Take a series off the page, for its sender says that it has no value any more."""
     if one.is_overflow or point.time_ns < one.time_ns:
@@ -127,7 +127,7 @@ def _withdraw(one, point):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(types.UniTuple(types.int64, 2)(STATE_T, POINT_T, types.boolean, types.boolean), **KERNEL)
+@kernel(types.UniTuple(types.int64, 2)(STATE_T, POINT_T, types.boolean, types.boolean), **KERNEL)
 def _find(state, point, full, no_more_keys):  # type: ignore[no-untyped-def]
     """The slot of a point's key, or where the table is `full` of its family's key, and what is there."""
     slot = slot_of(state.table, point.key)
@@ -140,7 +140,7 @@ def _find(state, point, full, no_more_keys):  # type: ignore[no-untyped-def]
     return slot, row
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(
         BYTES,
         types.Array(POINT_T, 1, "C", readonly=True),

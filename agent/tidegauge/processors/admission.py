@@ -13,10 +13,10 @@ A fold returns 0, or `-1 - reason`, or the cells that the series lacks, and then
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from tidegauge.processors.series import SERIES_T, Reason
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.wire.metrics import POINT_T, PointKind, Temporality
 
 ANEW, GOES_ON, REPLACES = 0, 1, 2
@@ -28,7 +28,7 @@ _OUT_OF_ORDER, _OVERLAP = int(Reason.OUT_OF_ORDER), int(Reason.OVERLAP)
 _INVALID, _OVERFLOW = int(Reason.INVALID), int(Reason.OVERFLOW)
 
 
-@njit(types.int64(SERIES_T, POINT_T), **KERNEL)
+@kernel(types.int64(SERIES_T, POINT_T), **KERNEL)
 def admit(one, point):  # type: ignore[no-untyped-def]
     """How a point stands to its series: ANEW, GOES_ON, REPLACES, or `-1 - reason`."""
     is_gauge, is_delta = point.kind == _GAUGE, point.temporality == _DELTA
@@ -48,7 +48,7 @@ def admit(one, point):  # type: ignore[no-untyped-def]
     return -1 - _OVERLAP if knows_start and point.start_ns < one.sent_start_ns else REPLACES
 
 
-@njit(types.void(SERIES_T, POINT_T, types.int64, types.boolean), **KERNEL)
+@kernel(types.void(SERIES_T, POINT_T, types.int64, types.boolean), **KERNEL)
 def settle(one, point, admitted, fell):  # type: ignore[no-untyped-def]
     """Note when a point was taken and from when the series counts."""
     if admitted == ANEW:
@@ -61,7 +61,7 @@ def settle(one, point, admitted, fell):  # type: ignore[no-untyped-def]
     one.is_shown = one.is_touched = True
 
 
-@njit(types.void(SERIES_T, types.float64), **KERNEL)
+@kernel(types.void(SERIES_T, types.float64), **KERNEL)
 def add(one, value):  # type: ignore[no-untyped-def]
     """Add to `value`, and to `carry` what the sum loses in rounding (Neumaier 1974)."""
     total = one.value + value
@@ -72,7 +72,7 @@ def add(one, value):  # type: ignore[no-untyped-def]
     one.value = total
 
 
-@njit(types.void(SERIES_T, types.int64), **KERNEL)
+@kernel(types.void(SERIES_T, types.int64), **KERNEL)
 def add_whole(one, value):  # type: ignore[no-untyped-def]
     """Add an integer exactly; what would leave 64 bits moves on to the doubles."""
     total = one.whole + value

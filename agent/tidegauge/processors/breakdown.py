@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from tidegauge.processors.held import HELD_T, LABELS_T
 from tidegauge.processors.trees import NODES_T
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.stats.keyed import ENTRIES_T, insert, mix, slot_of
 
 SERIES = np.dtype(
@@ -32,7 +32,7 @@ _SERIES_T = numba.from_dtype(SERIES)[::1]
 _PLACES_T = types.int32[::1]
 
 
-@njit(types.void(HELD_T, _PLACES_T, types.int64, types.int64), **KERNEL)
+@kernel(types.void(HELD_T, _PLACES_T, types.int64, types.int64), **KERNEL)
 def _sink(held, members, root, size):  # type: ignore[no-untyped-def]
     """Restore the heap below `root`: the latest start first."""
     moving = members[root]
@@ -48,7 +48,7 @@ def _sink(held, members, root, size):  # type: ignore[no-untyped-def]
     members[root] = moving
 
 
-@njit(types.void(HELD_T, _PLACES_T), **KERNEL)
+@kernel(types.void(HELD_T, _PLACES_T), **KERNEL)
 def _sort(held, members):  # type: ignore[no-untyped-def]
     """Sort by start: by insertion, which is quick for a few, or as a heap."""
     if members.size > _FEW:
@@ -67,12 +67,12 @@ def _sort(held, members):  # type: ignore[no-untyped-def]
         members[gap] = moving
 
 
-@njit(types.uint64(HELD_T, types.int64), **KERNEL)
+@kernel(types.uint64(HELD_T, types.int64), **KERNEL)
 def _end_ns(held, place):  # type: ignore[no-untyped-def]
     return held[place].start_ns + np.uint64(held[place].duration_ns)
 
 
-@njit(types.void(HELD_T, NODES_T, types.int64), **KERNEL)
+@kernel(types.void(HELD_T, NODES_T, types.int64), **KERNEL)
 def _cover(held, nodes, place):  # type: ignore[no-untyped-def]
     """Add a span to the time that its parent's children cover. Call in the order of starts."""
     parent = nodes[place].parent
@@ -84,7 +84,7 @@ def _cover(held, nodes, place):  # type: ignore[no-untyped-def]
         within.children_end_ns = end
 
 
-@njit(types.int64(HELD_T, NODES_T, _PLACES_T), **KERNEL)
+@kernel(types.int64(HELD_T, NODES_T, _PLACES_T), **KERNEL)
 def _cause(held, nodes, members):  # type: ignore[no-untyped-def]
     """Of the spans that failed, and none below them, the one that ended first."""
     for place in members:
@@ -106,7 +106,7 @@ def _cause(held, nodes, members):  # type: ignore[no-untyped-def]
     return cause
 
 
-@njit(types.int64(HELD_T, LABELS_T, types.int64, _PLACES_T), **KERNEL)
+@kernel(types.int64(HELD_T, LABELS_T, types.int64, _PLACES_T), **KERNEL)
 def _owner(held, labels, first, members):  # type: ignore[no-untyped-def]
     """The identity of a request: its first span's, or the only one that spans below name."""
     named = _NONE
@@ -119,7 +119,7 @@ def _owner(held, labels, first, members):  # type: ignore[no-untyped-def]
     return named if named >= 0 else labels[held[first].label].identity
 
 
-@njit(
+@kernel(
     types.void(
         ENTRIES_T,
         _SERIES_T,
@@ -153,7 +153,7 @@ def _add(table, series, used, family, identity, operation, name, value):  # type
     series[place].value += value
 
 
-@njit(
+@kernel(
     types.void(HELD_T, NODES_T, LABELS_T, _PLACES_T, ENTRIES_T, _SERIES_T, types.int64[::1]),
     **KERNEL,
 )
@@ -178,7 +178,7 @@ def _resolve_one(held, nodes, labels, members, table, series, used):  # type: ig
         _add(table, series, used, ERRORS, identity, operation, cause, 1.0)
 
 
-@njit(
+@kernel(
     types.void(HELD_T, NODES_T, LABELS_T, _PLACES_T, ENTRIES_T, _SERIES_T, types.int64[::1]),
     **KERNEL,
 )

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
 from tidegauge.processors.admission import ANEW, GOES_ON, REPLACES, add, admit, settle
 from tidegauge.processors.series import MOST_BUCKETS, SERIES_T, STATE_T, Reason
 from tidegauge.stats.buckets import MERGED_T, clear, merge
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.wire.metrics import POINT_T
 from tidegauge.wire.points import READING, READING_T
 
@@ -46,7 +46,7 @@ class Scratch(NamedTuple):
 SCRATCH_T = types.NamedTuple((_COUNTS_T, _COUNTS_T, _FLOATS_T, numba.from_dtype(READING)[::1]), Scratch)
 
 
-@njit(types.int64(_COUNTS_T, types.int64), **KERNEL)
+@kernel(types.int64(_COUNTS_T, types.int64), **KERNEL)
 def _count(counts, size):  # type: ignore[no-untyped-def]
     """The sum of counts, or -1 where it cannot be trusted."""
     total = 0
@@ -57,7 +57,7 @@ def _count(counts, size):  # type: ignore[no-untyped-def]
     return total if total <= _LARGEST else -1
 
 
-@njit(types.int64(READING_T, _COUNTS_T, _FLOATS_T), **KERNEL)
+@kernel(types.int64(READING_T, _COUNTS_T, _FLOATS_T), **KERNEL)
 def _observations(reading, counts, bounds):  # type: ignore[no-untyped-def]
     """How many an explicit histogram holds; or `-1 - reason`: its bounds must be finite and ascend."""
     if reading.counts > MOST_BUCKETS or reading.bounds > MOST_BUCKETS:
@@ -71,7 +71,7 @@ def _observations(reading, counts, bounds):  # type: ignore[no-untyped-def]
     return total if total >= 0 else -1 - _INVALID
 
 
-@njit(types.boolean(STATE_T, SERIES_T, READING_T, _FLOATS_T), **KERNEL)
+@kernel(types.boolean(STATE_T, SERIES_T, READING_T, _FLOATS_T), **KERNEL)
 def _same_bounds(state, one, reading, bounds):  # type: ignore[no-untyped-def]
     at, index = one.cells + one.buckets, 0
     while one.buckets == reading.counts and index < reading.bounds:
@@ -81,7 +81,7 @@ def _same_bounds(state, one, reading, bounds):  # type: ignore[no-untyped-def]
     return one.buckets == reading.counts and index == reading.bounds
 
 
-@njit(types.void(SERIES_T, READING_T, types.int64, types.boolean), **KERNEL)
+@kernel(types.void(SERIES_T, READING_T, types.int64, types.boolean), **KERNEL)
 def _totals(one, reading, count, adds):  # type: ignore[no-untyped-def]
     """Count, sum, least and greatest; a sum or an extreme that is missing once is missing from then on."""
     if adds:
@@ -100,7 +100,7 @@ def _totals(one, reading, count, adds):  # type: ignore[no-untyped-def]
         one.max = reading.max
 
 
-@njit(types.int64(STATE_T, SERIES_T, POINT_T, SCRATCH_T), **KERNEL)
+@kernel(types.int64(STATE_T, SERIES_T, POINT_T, SCRATCH_T), **KERNEL)
 def explicit(state, one, point, scratch):  # type: ignore[no-untyped-def]
     reading, counts, bounds = scratch.reading[0], scratch.counts, scratch.floats
     if reading.counts == 0 and reading.bounds == 0:
@@ -132,7 +132,7 @@ def explicit(state, one, point, scratch):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(types.int64(MERGED_T, READING_T, _COUNTS_T, _COUNTS_T), **KERNEL)
+@kernel(types.int64(MERGED_T, READING_T, _COUNTS_T, _COUNTS_T), **KERNEL)
 def _merge(one, reading, positive, negative):  # type: ignore[no-untyped-def]
     merged = merge(
         one,
@@ -149,7 +149,7 @@ def _merge(one, reading, positive, negative):  # type: ignore[no-untyped-def]
     return 0 if merged else -1 - _SCALE
 
 
-@njit(types.int64(STATE_T, SERIES_T, POINT_T, SCRATCH_T), **KERNEL)
+@kernel(types.int64(STATE_T, SERIES_T, POINT_T, SCRATCH_T), **KERNEL)
 def base2(state, one, point, scratch):  # type: ignore[no-untyped-def]
     reading = scratch.reading[0]
     positive = _count(scratch.counts, reading.counts)
@@ -184,7 +184,7 @@ def base2(state, one, point, scratch):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(types.int64(STATE_T, SERIES_T, POINT_T, SCRATCH_T), **KERNEL)
+@kernel(types.int64(STATE_T, SERIES_T, POINT_T, SCRATCH_T), **KERNEL)
 def quantiles(state, one, point, scratch):  # type: ignore[no-untyped-def]
     reading = scratch.reading[0]
     count = np.int64(point.bits)

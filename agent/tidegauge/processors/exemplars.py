@@ -10,11 +10,11 @@ from __future__ import annotations
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
 from tidegauge.metric import Exemplar
 from tidegauge.stats.exponential import explicit_place
-from tidegauge.stats.kernel import INLINE
+from tidegauge.stats.kernel import INLINE, kernel
 from tidegauge.wire.traces import SPAN
 
 FIRST, LAST = -26, 10
@@ -66,7 +66,7 @@ class Exemplars:
         return tuple([made[bucket] for bucket in sorted(made)]) if made else ()
 
 
-@njit(types.uint64(EXEMPLARS_T, types.int64, types.int64, numba.from_dtype(SPAN)), **INLINE)
+@kernel(types.uint64(EXEMPLARS_T, types.int64, types.int64, numba.from_dtype(SPAN)), **INLINE)
 def note(rows, series, bucket, span):  # type: ignore[no-untyped-def]
     """Keep a span as the latest in its bucket (of scale 8). Returns the place as a bit; 0 without ids."""
     if span.span_id == 0 or (span.trace_high | span.trace_low) == 0:

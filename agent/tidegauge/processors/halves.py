@@ -12,9 +12,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 from tidegauge.stats.keyed import mix
 from tidegauge.wire.traces import Mark
 
@@ -65,13 +65,13 @@ class Halves:
             kinds[old] = FREE
 
 
-@njit(types.boolean(HALF_T, HALF_T), **INLINE)
+@kernel(types.boolean(HALF_T, HALF_T), **INLINE)
 def _same(row, half):  # type: ignore[no-untyped-def]
     ids = row.span_id == half.span_id and row.trace_low == half.trace_low
     return row.kind != FREE and ids and row.trace_high == half.trace_high
 
 
-@njit(types.int64(HALF_T[:, ::1], types.int64, HALF_T), **KERNEL)
+@kernel(types.int64(HALF_T[:, ::1], types.int64, HALF_T), **KERNEL)
 def _way(rows, ways, half):  # type: ignore[no-untyped-def]
     """The place in a set that has the ids, else a free one, else the oldest."""
     best = 0
@@ -85,7 +85,7 @@ def _way(rows, ways, half):  # type: ignore[no-untyped-def]
     return best
 
 
-@njit(types.boolean(HALF_T[:, ::1], HALF_T, LOST_T), **KERNEL)
+@kernel(types.boolean(HALF_T[:, ::1], HALF_T, LOST_T), **KERNEL)
 def join(rows, half, lost):  # type: ignore[no-untyped-def]
     """Complete `half` with its other half, if that is there; else let it wait. Whether it is complete.
 

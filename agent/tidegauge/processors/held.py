@@ -7,10 +7,10 @@ import enum
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import carray, njit, types
+from numba import carray, types
 
 from tidegauge.batch import Spans
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.stats.keyed import ENTRIES_T, mix, slot_of
 from tidegauge.stats.pointers import as_pointer
 from tidegauge.wire.traces import MARK, SPAN, Mark
@@ -87,7 +87,7 @@ def cursor() -> npt.NDArray[np.void]:
     return np.zeros(1, _CURSOR)
 
 
-@njit(types.uint64(types.uint64, types.uint64, types.uint64), **KERNEL)
+@kernel(types.uint64(types.uint64, types.uint64, types.uint64), **KERNEL)
 def trace_hash(high, low, seed):  # type: ignore[no-untyped-def]
     """Seeded, so that no sender can choose which traces are left out."""
     return mix(low ^ high * np.uint64(0x9E3779B97F4A7C15) ^ seed)
@@ -96,7 +96,7 @@ def trace_hash(high, low, seed):  # type: ignore[no-untyped-def]
 _CURSOR_T = numba.from_dtype(_CURSOR)
 
 
-@njit(types.boolean(numba.from_dtype(MARK)[::1], _CURSOR_T, types.int64), **KERNEL)
+@kernel(types.boolean(numba.from_dtype(MARK)[::1], _CURSOR_T, types.int64), **KERNEL)
 def _is_cold(marks, at, place):  # type: ignore[no-untyped-def]
     """Whether a mark says so of the span; the cursor moves on behind the span's marks."""
     is_cold = False
@@ -107,7 +107,7 @@ def _is_cold(marks, at, place):  # type: ignore[no-untyped-def]
     return is_cold
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(
         numba.from_dtype(SPAN)[::1],
         numba.from_dtype(MARK)[::1],
@@ -160,7 +160,7 @@ def _admit(spans, marks, at, held, count, table, labels, full, seed, threshold, 
     return stopped, count
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(
         numba.from_dtype(_BATCH)[::1],
         _CURSOR_T[::1],
@@ -196,7 +196,7 @@ def admit(batches, cursors, held, count, table, labels, full, seed, threshold, t
     return DONE, count
 
 
-@njit(types.int64(HELD_T, types.int64), **KERNEL)
+@kernel(types.int64(HELD_T, types.int64), **KERNEL)
 def compact(held, count):  # type: ignore[no-untyped-def]
     """Close the gaps that discarded spans have left; the new count."""
     kept = 0
@@ -209,7 +209,7 @@ def compact(held, count):  # type: ignore[no-untyped-def]
     return kept
 
 
-@njit(types.int64(HELD_T, types.int64, types.uint64, types.int64[::1]), **KERNEL)
+@kernel(types.int64(HELD_T, types.int64, types.uint64, types.int64[::1]), **KERNEL)
 def sample(held, count, threshold, tally):  # type: ignore[no-untyped-def]
     """Leave out the traces whose hash is above `threshold`; the new count."""
     for place in range(count):
@@ -220,7 +220,7 @@ def sample(held, count, threshold, tally):  # type: ignore[no-untyped-def]
     return compact(held, count)
 
 
-@njit(types.uintp(HELD_T, types.int32[::1], types.uint64, types.uint64), **KERNEL)
+@kernel(types.uintp(HELD_T, types.int32[::1], types.uint64, types.uint64), **KERNEL)
 def _trace_slot(held, table, mask, trace):  # type: ignore[no-untyped-def]
     slot = np.uintp(trace & mask)
     while table[slot] >= 0 and held[table[slot]].trace != trace:
@@ -228,7 +228,7 @@ def _trace_slot(held, table, mask, trace):  # type: ignore[no-untyped-def]
     return slot
 
 
-@njit(
+@kernel(
     types.int64(HELD_T, types.int64, types.int64, types.int32[::1], types.int32[::1], types.int64[::1]),
     **KERNEL,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from tidegauge import config
 from tidegauge.batch import Batch, Spans
@@ -18,7 +18,7 @@ from tidegauge.processors.joined import Joined, join
 from tidegauge.processors.requests import is_request
 from tidegauge.processors.series_table import OVERFLOW_SERIES, SeriesTable, find
 from tidegauge.stats.exponential import HISTOGRAM_T, add
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.stats.keyed import ENTRIES_T
 from tidegauge.wire.traces import SPAN, identity, operation
 
@@ -109,7 +109,7 @@ class Latency:
             self._exemplars.reserve(series)
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(
         types.Array(numba.from_dtype(SPAN), 1, "C", readonly=True),
         types.int64,

@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from tidegauge import config
 from tidegauge.batch import Batch, Logs
 from tidegauge.metric import Kind, Metric, Number
 from tidegauge.processors.series_table import SeriesTable, find
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.stats.keyed import ENTRIES_T
 from tidegauge.wire.logs import SEVERITIES
 from tidegauge.wire.traces import identity
@@ -63,7 +63,7 @@ class LogRecords:
             self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
 
 
-@njit(types.int64(types.uint64[::1], types.int64, types.boolean, ENTRIES_T, types.int64[::1]), **KERNEL)
+@kernel(types.int64(types.uint64[::1], types.int64, types.boolean, ENTRIES_T, types.int64[::1]), **KERNEL)
 def _count(keys, begin, full, table, counts):  # type: ignore[no-untyped-def]
     """Count keys from `begin` on, up to the first unknown one, and return its place.
 

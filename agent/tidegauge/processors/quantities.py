@@ -6,14 +6,14 @@ import enum
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from tidegauge.processors.halves import COMPUTE, HALF_T, LOST_T, MODEL, TIMES, join
 from tidegauge.processors.histograms import CHANGED
 from tidegauge.processors.requests import TRITON, is_request
 from tidegauge.processors.series_table import OVERFLOW_SERIES, find
 from tidegauge.stats.exponential import HISTOGRAM_T, add
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.stats.keyed import ENTRIES_T
 from tidegauge.wire.traces import MARK, SPAN, Mark
 
@@ -66,7 +66,7 @@ _HISTOGRAMS_T = HISTOGRAM_T[::1]
 _CHANGED_T = types.uint64[::1]
 
 
-@njit(types.int64(_MARKS_T, types.int64, _TOLD_T, HALF_T), **KERNEL)
+@kernel(types.int64(_MARKS_T, types.int64, _TOLD_T, HALF_T), **KERNEL)
 def _read(marks, begin, told, half):  # type: ignore[no-untyped-def]
     """Read the marks of one span from `begin` on, and return where the next span's begin.
 
@@ -89,7 +89,7 @@ def _read(marks, begin, told, half):  # type: ignore[no-untyped-def]
     return begin
 
 
-@njit(types.void(_HISTOGRAMS_T, _CHANGED_T, types.int64, types.float64, _TOLD_T), **KERNEL)
+@kernel(types.void(_HISTOGRAMS_T, _CHANGED_T, types.int64, types.float64, _TOLD_T), **KERNEL)
 def _observe(histograms, changed, place, value, told):  # type: ignore[no-untyped-def]
     if 0 <= value < _MOST:
         add(histograms[place], value)
@@ -98,7 +98,7 @@ def _observe(histograms, changed, place, value, told):  # type: ignore[no-untype
         told.invalid += 1
 
 
-@njit(types.void(_HISTOGRAMS_T, _CHANGED_T, types.int64, types.float64, _TOLD_T), **KERNEL)
+@kernel(types.void(_HISTOGRAMS_T, _CHANGED_T, types.int64, types.float64, _TOLD_T), **KERNEL)
 def _observe_attributes(histograms, changed, first, duration_s, told):  # type: ignore[no-untyped-def]
     """Count what a request's attributes tell; `first` is its identity's first histogram.
 
@@ -123,7 +123,7 @@ def _observe_attributes(histograms, changed, first, duration_s, told):  # type: 
         _observe(histograms, changed, first + _PER_TOKEN, decode_s / gaps, told)
 
 
-@njit(types.void(_HISTOGRAMS_T, _CHANGED_T, HALF_T, _TOLD_T), **KERNEL)
+@kernel(types.void(_HISTOGRAMS_T, _CHANGED_T, HALF_T, _TOLD_T), **KERNEL)
 def _observe_events(histograms, changed, half, told):  # type: ignore[no-untyped-def]
     """Count the times between the events of a model span and its compute child, now joined."""
     for time in range(TIMES - 1):
@@ -136,7 +136,7 @@ def _observe_events(histograms, changed, half, told):  # type: ignore[no-untyped
         _observe(histograms, changed, half.series * QUANTITIES + quantity, elapsed, told)
 
 
-@njit(
+@kernel(
     types.int64(
         types.Array(_SPAN_T, 1, "C", readonly=True),
         _MARKS_T,

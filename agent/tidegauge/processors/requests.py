@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numba
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE
+from tidegauge.stats.kernel import INLINE, kernel
 from tidegauge.wire.traces import SCOPES_KNOWN, SPAN
 
 TRITON = SCOPES_KNOWN.index("triton-server")
@@ -13,13 +13,13 @@ TRITON = SCOPES_KNOWN.index("triton-server")
 _SERVER, _CLIENT, _PRODUCER, _CONSUMER = 2, 3, 4, 5
 
 
-@njit(types.boolean(types.int32), **INLINE)
+@kernel(types.boolean(types.int32), **INLINE)
 def serves(kind):  # type: ignore[no-untyped-def]
     """Whether a span of that kind answers somebody."""
     return kind in (_SERVER, _CONSUMER)
 
 
-@njit(types.boolean(numba.from_dtype(SPAN)), **INLINE)
+@kernel(types.boolean(numba.from_dtype(SPAN)), **INLINE)
 def is_request(span):  # type: ignore[no-untyped-def]
     """Whether a span (of SPAN) is a request.
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
 from tidegauge.stats.buckets import MERGED_T, empty
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 
 
 class Reason(enum.IntEnum):
@@ -211,7 +211,7 @@ def _free(slots: int) -> npt.NDArray[np.void]:
     return table
 
 
-@njit(types.int64(ENTRIES_T, types.uint64), **KERNEL)
+@kernel(types.int64(ENTRIES_T, types.uint64), **KERNEL)
 def slot_of(table, key):  # type: ignore[no-untyped-def]
     """The slot that has the key, or the free one where it belongs. The size is a power of two."""
     mask = np.uint64(table.size - 1)
@@ -221,7 +221,7 @@ def slot_of(table, key):  # type: ignore[no-untyped-def]
     return np.int64(slot)
 
 
-@njit(types.void(ENTRIES_T, types.uint64, types.int64), **KERNEL)
+@kernel(types.void(ENTRIES_T, types.uint64, types.int64), **KERNEL)
 def put(table, key, series):  # type: ignore[no-untyped-def]
     """Write an entry; there must be a free slot."""
     entry = table[slot_of(table, key)]
@@ -232,7 +232,7 @@ def put(table, key, series):  # type: ignore[no-untyped-def]
     entry.is_used = True
 
 
-@njit(types.Tuple((types.int64, types.boolean))(ENTRIES_T, ENTRIES_T, SERIES_T[::1], types.int64), **KERNEL)
+@kernel(types.Tuple((types.int64, types.boolean))(ENTRIES_T, ENTRIES_T, SERIES_T[::1], types.int64), **KERNEL)
 def rehash(table, to, series, which):  # type: ignore[no-untyped-def]
     """Copy entries into another table: how many, and whether a living one of an overflow series was not.
 

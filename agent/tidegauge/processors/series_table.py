@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import types
 
 from tidegauge.identity import OVERFLOW
 from tidegauge.metric import Attributes
-from tidegauge.stats.kernel import INLINE
+from tidegauge.stats.kernel import INLINE, kernel
 from tidegauge.stats.keyed import ENTRIES_T, doubled, free, insert, slot_of
 
 OVERFLOW_SERIES = 0
@@ -47,7 +47,7 @@ class SeriesTable:
         insert(self.entries, key, self._numbers.get(attributes, OVERFLOW_SERIES))
 
 
-@njit(types.int64(ENTRIES_T, types.boolean, types.uint64), **INLINE)
+@kernel(types.int64(ENTRIES_T, types.boolean, types.uint64), **INLINE)
 def find(entries, full, key):  # type: ignore[no-untyped-def]
     """The series of a key. Where it is unknown: -1, or overflow where the table is full."""
     series = entries[slot_of(entries, key)].series

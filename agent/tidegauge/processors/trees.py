@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from tidegauge.processors.held import DISCARDED, HELD_T, Outcome
 from tidegauge.processors.requests import serves
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.stats.keyed import mix
 
 NODE = np.dtype(
@@ -54,7 +54,7 @@ _LIMITS_T = numba.from_dtype(LIMITS)
 _PLACES_T = types.int32[::1]
 
 
-@njit(types.int64(HELD_T, _PLACES_T, types.uint64, types.uint64), **KERNEL)
+@kernel(types.int64(HELD_T, _PLACES_T, types.uint64, types.uint64), **KERNEL)
 def _slot(held, table, trace, span_id):  # type: ignore[no-untyped-def]
     """The slot of a span, or the free one where it belongs."""
     mask = np.uint64(table.size - 1)
@@ -67,7 +67,7 @@ def _slot(held, table, trace, span_id):  # type: ignore[no-untyped-def]
     return np.int64(slot)
 
 
-@njit(types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, types.int64), **KERNEL)
+@kernel(types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, types.int64), **KERNEL)
 def _enter(held, count, table, nodes, now_ns):  # type: ignore[no-untyped-def]
     """Put the spans into the table, duplicates apart, and stamp those that are new. Tombstones among them."""
     table[:] = -1
@@ -88,7 +88,7 @@ def _enter(held, count, table, nodes, now_ns):  # type: ignore[no-untyped-def]
     return tombstones
 
 
-@njit(types.void(HELD_T, types.int64, _PLACES_T, NODES_T, _LIMITS_T), **KERNEL)
+@kernel(types.void(HELD_T, types.int64, _PLACES_T, NODES_T, _LIMITS_T), **KERNEL)
 def _adopt(held, count, table, nodes, limits):  # type: ignore[no-untyped-def]
     """Find each span's parent, and which spans start a request."""
     for place in range(count):
@@ -106,7 +106,7 @@ def _adopt(held, count, table, nodes, limits):  # type: ignore[no-untyped-def]
             node.request = _NONE
 
 
-@njit(types.void(types.int64, NODES_T), **KERNEL)
+@kernel(types.void(types.int64, NODES_T), **KERNEL)
 def _join(count, nodes):  # type: ignore[no-untyped-def]
     """Give every span the request of its nearest ancestor that starts one; none on a circle of parents."""
     for place in range(count):
@@ -121,7 +121,7 @@ def _join(count, nodes):  # type: ignore[no-untyped-def]
             at = nodes[at].parent
 
 
-@njit(types.int64(HELD_T, _PLACES_T, types.int64, types.int64, _LIMITS_T), **KERNEL)
+@kernel(types.int64(HELD_T, _PLACES_T, types.int64, types.int64, _LIMITS_T), **KERNEL)
 def _verdict(held, table, place, tombstones, limits):  # type: ignore[no-untyped-def]
     """What becomes of the request that the span at `place` starts."""
     row = held[place]
@@ -136,7 +136,7 @@ def _verdict(held, table, place, tombstones, limits):  # type: ignore[no-untyped
     return _ANALYSED
 
 
-@njit(types.int64(HELD_T, types.int64, NODES_T, _LIMITS_T, types.int64[::1]), **KERNEL)
+@kernel(types.int64(HELD_T, types.int64, NODES_T, _LIMITS_T, types.int64[::1]), **KERNEL)
 def _part(held, count, nodes, limits, tally):  # type: ignore[no-untyped-def]
     """Mark the spans that leave, and count those to be resolved."""
     chosen = 0
@@ -162,7 +162,9 @@ def _part(held, count, nodes, limits, tally):  # type: ignore[no-untyped-def]
     return chosen
 
 
-@njit(types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, _LIMITS_T, types.int64[::1], _PLACES_T), **KERNEL)
+@kernel(
+    types.int64(HELD_T, types.int64, _PLACES_T, NODES_T, _LIMITS_T, types.int64[::1], _PLACES_T), **KERNEL
+)
 def link(held, count, table, nodes, limits, tally, members):  # type: ignore[no-untyped-def]
     """Join the held spans into requests and decide what becomes of each: how many are to be resolved.
 

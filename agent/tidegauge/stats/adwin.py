@@ -18,9 +18,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import boolean, float64, int64, njit, types
+from numba import boolean, float64, int64, types
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 
 DELTA = 0.002
 """The default confidence, that of river and of the paper's experiments."""
@@ -74,7 +74,7 @@ _STATE = types.Array(float64, 1, "C")
 _VALUES = types.Array(float64, 1, "C", readonly=True)
 
 
-@njit(types.void(_STATE), **KERNEL)
+@kernel(types.void(_STATE), **KERNEL)
 def _drop(state):  # type: ignore[no-untyped-def]
     """Take the oldest bucket out of the window."""
     level = np.int64(state[_USED]) - 1
@@ -94,7 +94,7 @@ def _drop(state):  # type: ignore[no-untyped-def]
         state[_USED] -= 1.0
 
 
-@njit(types.void(_STATE, _VALUES), **KERNEL)
+@kernel(types.void(_STATE, _VALUES), **KERNEL)
 def _measure(state, values):  # type: ignore[no-untyped-def]
     """Add values to the window's width, sum and sum of squares."""
     width, total, variance = state[_WIDTH], state[_TOTAL], state[_VARIANCE]
@@ -108,7 +108,7 @@ def _measure(state, values):  # type: ignore[no-untyped-def]
     state[_WIDTH], state[_TOTAL], state[_VARIANCE] = width, total, variance
 
 
-@njit(types.void(_STATE, _VALUES), **KERNEL)
+@kernel(types.void(_STATE, _VALUES), **KERNEL)
 def _keep(state, values):  # type: ignore[no-untyped-def]
     """Add at most CLOCK values as buckets, and join the oldest two of a level while it has too many.
 
@@ -150,7 +150,7 @@ def _keep(state, values):  # type: ignore[no-untyped-def]
     state[_USED] = max(state[_USED], np.float64(level))
 
 
-@njit(boolean(_STATE), **KERNEL)
+@kernel(boolean(_STATE), **KERNEL)
 def _cut(state):  # type: ignore[no-untyped-def]
     """Whether there is a cut with means that differ by more than the bound."""
     n0, n1 = 0.0, state[_WIDTH]
@@ -181,7 +181,7 @@ def _cut(state):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(int64(_STATE, _VALUES, types.Array(int64, 1, "C")), **KERNEL)
+@kernel(int64(_STATE, _VALUES, types.Array(int64, 1, "C")), **KERNEL)
 def update(state, values, changes):  # type: ignore[no-untyped-def]
     """Feed finite values. Returns how many changes there were.
 

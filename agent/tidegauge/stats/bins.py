@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from tidegauge.stats.kernel import kernel
 from tidegauge.stats.pointers import peek
 from tidegauge.stats.spots import LENGTH, OFFSET, VALIDITY, VALUES
 
@@ -83,7 +84,7 @@ def _grid(padded: npt.NDArray[np.float64], sign: int) -> Grid:
     return Grid(padded, table, float(places[0]), scale, sign * int(np.bincount(cells).max()))
 
 
-@numba.njit("float64(float64, int64)", cache=True, nogil=True, inline="always")
+@kernel("float64(float64, int64)", cache=True, nogil=True, inline="always")
 def _coordinate(value: Any, sign: Any) -> Any:
     if sign >= 0:
         return value
@@ -91,7 +92,7 @@ def _coordinate(value: Any, sign: Any) -> Any:
     return np.float64(bits if bits >= 0 else bits ^ np.int64(0x7FFF_FFFF_FFFF_FFFF))
 
 
-@numba.njit("uint64(float64, float64, float64)", cache=True, nogil=True, inline="always")
+@kernel("uint64(float64, float64, float64)", cache=True, nogil=True, inline="always")
 def _cell(value: Any, origin: Any, scale: Any) -> Any:
     # The order of the arguments makes these selects, and NaN (infinity times a zero scale) a 0.
     return np.uint64(min(CELLS - 1.0, max(0.0, (value - origin) * scale)))
@@ -106,7 +107,7 @@ def _bin(value: Any, cell: Any, edges: Any, table: Any, steps: Any) -> Any:
     return found
 
 
-@numba.njit(
+@kernel(
     types.int64[::1](
         types.Array(types.float64, 1, "C", readonly=True),
         types.Array(types.float64, 1, "C", readonly=True),
@@ -276,7 +277,7 @@ def _fold_column(
     squares[0] += second
 
 
-@numba.njit(
+@kernel(
     types.void(
         types.Array(types.int64, 3, "C", readonly=True),
         types.Array(types.int64, 2, "C", readonly=True),

@@ -16,10 +16,10 @@ import math
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
 from tidegauge.stats.exponential import MAX_BUCKETS, MAX_SCALE
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 
 MIN_SCALE = -4
 """Prometheus' native histograms know the scales -4 to 8."""
@@ -49,7 +49,7 @@ def empty(series: int) -> npt.NDArray[np.void]:
     return histograms
 
 
-@njit(types.void(MERGED_T), **KERNEL)
+@kernel(types.void(MERGED_T), **KERNEL)
 def clear(one):  # type: ignore[no-untyped-def]
     """Make it an empty one."""
     for side in range(2):
@@ -62,7 +62,7 @@ def clear(one):  # type: ignore[no-untyped-def]
     one.zero_threshold = 0.0
 
 
-@njit(_TWO(_COUNTS_T, types.int64), **KERNEL)
+@kernel(_TWO(_COUNTS_T, types.int64), **KERNEL)
 def _ends(counts, size):  # type: ignore[no-untyped-def]
     """The first and the last place with a count; the last before the first where there is none."""
     first, last = 0, size - 1
@@ -73,7 +73,7 @@ def _ends(counts, size):  # type: ignore[no-untyped-def]
     return first, last
 
 
-@njit(types.void(MERGED_T, types.int64), **KERNEL)
+@kernel(types.void(MERGED_T, types.int64), **KERNEL)
 def _coarsen(one, by):  # type: ignore[no-untyped-def]
     """Halve the resolution `by` times. Buckets only move down, so this works in place."""
     for side in range(2):
@@ -89,7 +89,7 @@ def _coarsen(one, by):  # type: ignore[no-untyped-def]
     one.scale -= by
 
 
-@njit(types.void(MERGED_T, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.void(MERGED_T, types.int64, types.int64, types.int64), **KERNEL)
 def _extend(one, side, low, high):  # type: ignore[no-untyped-def]
     """Let one side reach from `low` to `high` as well, which fits."""
     if one.buckets[side] == 0:
@@ -105,7 +105,7 @@ def _extend(one, side, low, high):  # type: ignore[no-untyped-def]
     one.buckets[side] = max(one.buckets[side], high - one.offset[side] + 1)
 
 
-@njit(types.boolean(MERGED_T, types.int64, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.boolean(MERGED_T, types.int64, types.int64, types.int64, types.int64), **KERNEL)
 def _fits(one, side, low, high, by):  # type: ignore[no-untyped-def]
     """Whether buckets `low` to `high`, none where high < low, fit in beside those there, `by` scales down."""
     if one.buckets[side] > 0:
@@ -116,7 +116,7 @@ def _fits(one, side, low, high, by):  # type: ignore[no-untyped-def]
     return high - low < MAX_BUCKETS
 
 
-@njit(types.float64(types.int64, types.int64), **KERNEL)
+@kernel(types.float64(types.int64, types.int64), **KERNEL)
 def lower_bound(scale, bucket):  # type: ignore[no-untyped-def]
     """base**bucket, rounded; 0 or infinity where it is beyond a double."""
     exponent = bucket * 2.0**-scale
@@ -128,7 +128,7 @@ def lower_bound(scale, bucket):  # type: ignore[no-untyped-def]
     return math.ldexp(2.0 ** (exponent - whole), int(whole))
 
 
-@njit(types.void(MERGED_T, types.float64), **KERNEL)
+@kernel(types.void(MERGED_T, types.float64), **KERNEL)
 def _raise_threshold(one, threshold):  # type: ignore[no-untyped-def]
     moved = True
     while moved:
@@ -158,7 +158,7 @@ def _raise_threshold(one, threshold):  # type: ignore[no-untyped-def]
     one.zero_threshold = threshold
 
 
-@njit(
+@kernel(
     types.boolean(
         MERGED_T,
         types.int64,

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from tidegauge.stats import distances, nulls, psi_null
+from tidegauge.stats.kernel import kernel
 
 STATISTICS = (
     "psi",
@@ -160,14 +160,14 @@ def compare(
 _R, _M, _V = "float64[::1]", "float64[:, ::1]", "int64[::1]"
 
 
-@numba.njit(f"void({_R}, {_R}, {_R}, int64, {_R}, float64, {_R})", cache=True, nogil=True)
+@kernel(f"void({_R}, {_R}, {_R}, int64, {_R}, float64, {_R})", cache=True, nogil=True)
 def _simulated(value: Any, p: Any, quantile: Any, place: Any, table: Any, root: Any, tails: Any) -> None:
     if table[-1] > 0.0:
         p[place] = nulls.simulated_p_value(value[place] / root, table, tails)
         quantile[place] = nulls.simulated_quantile(nulls.TAIL, table, tails) * root
 
 
-@numba.njit(f"void({_R}, float64, float64, float64, {_R}, {_R}, {_R})", cache=True, nogil=True)
+@kernel(f"void({_R}, float64, float64, float64, {_R}, {_R}, {_R})", cache=True, nogil=True)
 def _shifts(moments: Any, mean: Any, square: Any, noise: Any, value: Any, p: Any, quantile: Any) -> None:
     """Difference of means in the reference's standard deviations, and the log of the ratio of the two.
 
@@ -189,7 +189,7 @@ def _shifts(moments: Any, mean: Any, square: Any, noise: Any, value: Any, p: Any
         quantile[VARIANCE] = 0.5 * math.log1p(1.959963984540054 * error)
 
 
-@numba.njit(f"void({_V}, {_V}, float64, float64[::1], {_R}, {_R}, {_R})", cache=True, nogil=True)
+@kernel(f"void({_V}, {_V}, float64, float64[::1], {_R}, {_R}, {_R})", cache=True, nogil=True)
 def _divergences(a: Any, b: Any, noise: Any, limits: Any, value: Any, p: Any, quantile: Any) -> None:
     """What is about chi-square without drift, scaled."""
     chi2, degrees = distances.chi_square(a, b)
@@ -209,7 +209,7 @@ def _divergences(a: Any, b: Any, noise: Any, limits: Any, value: Any, p: Any, qu
         p[place] = distances.chi_square_p_value(statistic, np.float64(degrees))
 
 
-@numba.njit(f"void({_V}, {_V}, {_M}, {_M}, float64, {_R}, {_R}, {_R}, {_R})", cache=True, nogil=True)
+@kernel(f"void({_V}, {_V}, {_M}, {_M}, float64, {_R}, {_R}, {_R}, {_R})", cache=True, nogil=True)
 def _ranks(
     a: Any, b: Any, squared: Any, tables: Any, root: Any, tails: Any, value: Any, p: Any, quantile: Any
 ) -> None:
@@ -227,7 +227,7 @@ def _ranks(
         quantile[place] = null[3]
 
 
-@numba.njit(
+@kernel(
     f"void({_V}, int64[:, ::1], {_M}, {_M}, float64[:, :, ::1], float64[:, :, ::1], boolean[::1],"
     f"float64[::1], int64[:, ::1], {_M}, float64[::1], {_V}, boolean, float64[::1], {_M}, {_M}, {_M})",
     cache=True,
@@ -299,7 +299,7 @@ def psi_rows(
     return found
 
 
-@numba.njit(f"void({_V}, int64[:, ::1], int64[:, ::1], float64[::1], {_M})", cache=True, nogil=True)
+@kernel(f"void({_V}, int64[:, ::1], int64[:, ::1], float64[::1], {_M})", cache=True, nogil=True)
 def _psi_rows(bins: Any, before: Any, window: Any, limits: Any, found: Any) -> None:
     for row in range(len(bins)):
         a, b = before[row, : bins[row]], window[row, : bins[row]]

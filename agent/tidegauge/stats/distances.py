@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
+
+from tidegauge.stats.kernel import kernel
 
 SMOOTHING = 0.5
 """Added to every bin of both sides where a distance would be infinite for an empty bin: the
@@ -19,7 +20,7 @@ Krichevsky-Trofimov (Jeffreys prior) estimate, which also adds up over replicas.
 _DISTANCE = "float64(int64[::1], int64[::1])"
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def psi(reference: Any, window: Any) -> float:
     """Population stability index, sum of (q - p) ln(q / p), of shares smoothed by SMOOTHING.
 
@@ -40,7 +41,7 @@ def psi(reference: Any, window: Any) -> float:
     return total
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def ks(reference: Any, window: Any) -> float:
     """Largest difference of the two cumulative shares at the bins' edges, in [0, 1].
 
@@ -57,7 +58,7 @@ def ks(reference: Any, window: Any) -> float:
     return largest
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def js(reference: Any, window: Any) -> float:
     """Jensen-Shannon distance: square root of the divergence in nats, in [0, sqrt(ln 2)].
 
@@ -75,7 +76,7 @@ def js(reference: Any, window: Any) -> float:
     return math.sqrt(max(divergence, 0.0))
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def hellinger(reference: Any, window: Any) -> float:
     """Hellinger distance, sqrt(1 - sum of sqrt(p q)), in [0, 1]. Needs no smoothing.
 
@@ -89,7 +90,7 @@ def hellinger(reference: Any, window: Any) -> float:
     return math.sqrt(0.5 * total)
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def total_variation(reference: Any, window: Any) -> float:
     """Half the sum of |p - q|: the largest difference in the probability of any set of bins, in [0, 1]."""
     n, m = reference.sum(), window.sum()
@@ -99,7 +100,7 @@ def total_variation(reference: Any, window: Any) -> float:
     return 0.5 * total
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def l_infinity(reference: Any, window: Any) -> float:
     """The largest |p - q| of a single bin, in [0, 1]."""
     n, m = reference.sum(), window.sum()
@@ -109,7 +110,7 @@ def l_infinity(reference: Any, window: Any) -> float:
     return largest
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def g_test(reference: Any, window: Any) -> float:
     """The G statistic of the two-row table, 2 sum of O ln(O / E). Its degrees are `chi_square`'s.
 
@@ -128,7 +129,7 @@ def g_test(reference: Any, window: Any) -> float:
     return max(2.0 * total, 0.0)
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def cramer_von_mises(reference: Any, window: Any) -> float:
     """The two-sample Cramer-von Mises statistic on bins.
 
@@ -145,7 +146,7 @@ def cramer_von_mises(reference: Any, window: Any) -> float:
     return n * m / ((n + m) * (n + m)) * total
 
 
-@numba.njit(_DISTANCE, cache=True, nogil=True)
+@kernel(_DISTANCE, cache=True, nogil=True)
 def anderson_darling(reference: Any, window: Any) -> float:
     """The two-sample Anderson-Darling statistic on bins: differences in the tails weigh most.
 
@@ -170,7 +171,7 @@ def anderson_darling(reference: Any, window: Any) -> float:
     return total / (n * m) * ((size - 1.0) / size)
 
 
-@numba.njit("Tuple((float64, int64))(int64[::1], int64[::1])", cache=True, nogil=True)
+@kernel("Tuple((float64, int64))(int64[::1], int64[::1])", cache=True, nogil=True)
 def chi_square(reference: Any, window: Any) -> tuple[float, int]:
     """Pearson's chi-square of the two-row table, and its degrees of freedom.
 
@@ -190,7 +191,7 @@ def chi_square(reference: Any, window: Any) -> tuple[float, int]:
     return statistic, max(used - 1, 0)
 
 
-@numba.njit("float64(int64[::1], float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
+@kernel("float64(int64[::1], float64[::1], int64[::1], float64[::1])", cache=True, nogil=True)
 def wasserstein(reference: Any, reference_sums: Any, window: Any, window_sums: Any) -> float:
     """Wasserstein-1 distance of the two samples with each bin's values moved to their mean.
 
@@ -224,7 +225,7 @@ def wasserstein(reference: Any, reference_sums: Any, window: Any, window_sums: A
     return distance
 
 
-@numba.njit("float64(float64, float64)", cache=True, nogil=True)
+@kernel("float64(float64, float64)", cache=True, nogil=True)
 def chi_square_p_value(statistic: float, degrees: float) -> float:
     """P(X >= statistic) of the chi-square distribution: the regularised upper incomplete gamma.
 
@@ -263,7 +264,7 @@ def chi_square_p_value(statistic: float, degrees: float) -> float:
     return front * fraction
 
 
-@numba.njit("float64(float64, float64)", cache=True, nogil=True)
+@kernel("float64(float64, float64)", cache=True, nogil=True)
 def chi_square_quantile(tail: float, degrees: float) -> float:
     """What chi-square exceeds with probability `tail`: `chi_square_p_value` turned, by bisection (10 us)."""
     if degrees <= 0.0:
@@ -280,7 +281,7 @@ def chi_square_quantile(tail: float, degrees: float) -> float:
     return high
 
 
-@numba.njit("float64(float64, int64, int64)", cache=True, nogil=True)
+@kernel("float64(float64, int64, int64)", cache=True, nogil=True)
 def ks_p_value(distance: float, n: int, m: int) -> float:
     """P(D >= distance) under no drift, by Kolmogorov's series with Stephens' correction (1970).
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import boolean, float64, int64, njit, types
+from numba import boolean, float64, int64, types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 
 SIZE = 8
 """Numbers in a state of any of the three."""
@@ -42,7 +42,7 @@ def fresh() -> npt.NDArray[np.float64]:
     return np.zeros(SIZE)
 
 
-@njit(boolean(_STATE, float64), **INLINE)
+@kernel(boolean(_STATE, float64), **INLINE)
 def _ddm(state, value):  # type: ignore[no-untyped-def]
     state[_COUNT] += 1.0
     state[_MEAN] += 1.0 / state[_COUNT] * (value - state[_MEAN])
@@ -56,7 +56,7 @@ def _ddm(state, value):  # type: ignore[no-untyped-def]
     return rate + deviation > state[_LEAST_RATE] + 3.0 * state[_LEAST_DEVIATION]
 
 
-@njit(boolean(_STATE, float64), **INLINE)
+@kernel(boolean(_STATE, float64), **INLINE)
 def _eddm(state, value):  # type: ignore[no-untyped-def]
     state[_COUNT] += 1.0
     if value != 1.0:
@@ -77,7 +77,7 @@ def _eddm(state, value):  # type: ignore[no-untyped-def]
     return wrongs > _WARM_UP and reach / state[_LARGEST] < _FALL
 
 
-@njit(boolean(_STATE, float64), **INLINE)
+@kernel(boolean(_STATE, float64), **INLINE)
 def _hddm_a(state, value):  # type: ignore[no-untyped-def]
     state[_COUNT] += 1.0
     state[_MEAN] += 1.0 / state[_COUNT] * (value - state[_MEAN])
@@ -92,7 +92,7 @@ def _hddm_a(state, value):  # type: ignore[no-untyped-def]
     return mean - state[_LEAST_MEAN] >= np.sqrt(share / 2.0 * np.log(2.0 / _CONFIDENCE))
 
 
-@njit(_SIGNATURE, **KERNEL)
+@kernel(_SIGNATURE, **KERNEL)
 def ddm(state, values, changes):  # type: ignore[no-untyped-def]
     """Feed zeros and ones. Returns how many changes there were.
 
@@ -113,7 +113,7 @@ def ddm(state, values, changes):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(_SIGNATURE, **KERNEL)
+@kernel(_SIGNATURE, **KERNEL)
 def eddm(state, values, changes):  # type: ignore[no-untyped-def]
     """As `ddm`."""
     found = 0
@@ -127,7 +127,7 @@ def eddm(state, values, changes):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(_SIGNATURE, **KERNEL)
+@kernel(_SIGNATURE, **KERNEL)
 def hddm_a(state, values, changes):  # type: ignore[no-untyped-def]
     """As `ddm`; values between 0 and 1."""
     found = 0

@@ -23,8 +23,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
+
+from tidegauge.stats.kernel import kernel
 
 RATIO = 4.0
 """c / kappa: an alternative whose distances are four times those of the null."""
@@ -56,7 +57,7 @@ def concentrations(threshold: float, bins: int, reference_rows: float) -> Concen
     return Concentrations(null, null / RATIO)
 
 
-@numba.njit("float64(int64[::1], int64[::1], float64, float64, float64)", cache=True, nogil=True)
+@kernel("float64(int64[::1], int64[::1], float64, float64, float64)", cache=True, nogil=True)
 def log_e_value(reference: Any, window: Any, null: Any, alternative: Any, inflation: Any) -> float:
     """The natural logarithm of e for one pane; 0 for an empty one.
 
@@ -87,7 +88,7 @@ def log_e_value(reference: Any, window: Any, null: Any, alternative: Any, inflat
     return float(total)
 
 
-@numba.njit("float64(float64, float64)", cache=True, nogil=True)
+@kernel("float64(float64, float64)", cache=True, nogil=True)
 def accumulate(log_r: Any, log_e: Any) -> float:
     """ln R after one more pane: ln((R + 1) e). Begin with minus infinity, R = 0."""
     top = max(log_r, 0.0)
@@ -102,7 +103,7 @@ PARTS = 4
 """Parts of ordered bins that `inflation` looks at besides the bins themselves."""
 
 
-@numba.njit("Tuple((float64, int64))(int64[::1], int64[::1], int64)", cache=True, nogil=True)
+@kernel("Tuple((float64, int64))(int64[::1], int64[::1], int64)", cache=True, nogil=True)
 def _pearson(a: Any, b: Any, parts: Any) -> Any:
     """Pearson's statistic of two samples on bins taken together as `parts`, and its degrees of freedom."""
     n, m = a.sum(), b.sum()
@@ -120,7 +121,7 @@ def _pearson(a: Any, b: Any, parts: Any) -> Any:
     return statistic, max(used - 1, 0)
 
 
-@numba.njit("float64[::1](int64[:, :, ::1], int64[::1], boolean)", cache=True, nogil=True)
+@kernel("float64[::1](int64[:, :, ::1], int64[::1], boolean)", cache=True, nogil=True)
 def inflation(panes: Any, bins: Any, ordered: Any) -> Any:
     """How much more panes differ among themselves than independent rows would make them: float64[columns].
 
@@ -163,7 +164,7 @@ def inflation(panes: Any, bins: Any, ordered: Any) -> Any:
     return found
 
 
-@numba.njit(
+@kernel(
     "void(int64[::1], int64[:, ::1], float64[:, ::1], int64[:, ::1], float64[::1], float64, float64[::1])",
     cache=True,
     nogil=True,

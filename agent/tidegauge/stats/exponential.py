@@ -25,9 +25,9 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 
 MAX_SCALE = 8
 MAX_BUCKETS = 160
@@ -79,7 +79,7 @@ def empty(series: int) -> npt.NDArray[np.void]:
     return histograms
 
 
-@njit(types.int64(types.float64), **KERNEL)
+@kernel(types.int64(types.float64), **KERNEL)
 def index(value):  # type: ignore[no-untyped-def]
     """The bucket of a positive, finite double at scale 8."""
     bits = np.float64(value).view(np.int64)
@@ -97,7 +97,7 @@ def index(value):  # type: ignore[no-untyped-def]
     return (exponent << MAX_SCALE) + bucket
 
 
-@njit(types.void(HISTOGRAM_T, types.int64), **KERNEL)
+@kernel(types.void(HISTOGRAM_T, types.int64), **KERNEL)
 def _coarsen(histogram, by):  # type: ignore[no-untyped-def]
     """Halve the resolution `by` times. Buckets only move down, so this works in place."""
     offset = histogram.offset >> by
@@ -111,7 +111,7 @@ def _coarsen(histogram, by):  # type: ignore[no-untyped-def]
     histogram.scale -= by
 
 
-@njit(types.void(HISTOGRAM_T, types.int64), **KERNEL)
+@kernel(types.void(HISTOGRAM_T, types.int64), **KERNEL)
 def _extend(histogram, bucket):  # type: ignore[no-untyped-def]
     """Let the counts reach down or up to `bucket`, which fits."""
     if histogram.buckets == 0:
@@ -127,7 +127,7 @@ def _extend(histogram, bucket):  # type: ignore[no-untyped-def]
     histogram.buckets = max(histogram.buckets, bucket - histogram.offset + 1)
 
 
-@njit(types.void(HISTOGRAM_T, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.void(HISTOGRAM_T, types.int64, types.int64, types.int64), **KERNEL)
 def _count(histogram, scale, bucket, count):  # type: ignore[no-untyped-def]
     """Add `count` to a bucket of `scale`, coarsening whichever is finer, and both until all fits."""
     if scale < histogram.scale:
@@ -150,7 +150,7 @@ def _count(histogram, scale, bucket, count):  # type: ignore[no-untyped-def]
     histogram.counts[place] += count
 
 
-@njit(types.int64(HISTOGRAM_T, types.float64), **KERNEL)
+@kernel(types.int64(HISTOGRAM_T, types.float64), **KERNEL)
 def add(histogram, value):  # type: ignore[no-untyped-def]
     """Count a finite value >= 0 in one series. Returns its bucket at scale 8, or ZERO."""
     bucket = ZERO
@@ -165,14 +165,14 @@ def add(histogram, value):  # type: ignore[no-untyped-def]
     return bucket
 
 
-@njit(types.int64(types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(types.int64, types.int64, types.int64), **KERNEL)
 def explicit_place(bucket, first, last):  # type: ignore[no-untyped-def]
     """Between which of `explicit_bounds(first, last)` a bucket of scale 8, or ZERO, lies: 0 is below all."""
     above = (bucket >> (MAX_SCALE - 1)) + 1
     return min(max(above - first, 0), last - first + 1)
 
 
-@njit(
+@kernel(
     types.int64(
         HISTOGRAM_T[::1],
         types.Array(types.int64, 1, "C", readonly=True),
@@ -195,7 +195,7 @@ def fold(histograms, series, values):  # type: ignore[no-untyped-def]
     return left_out
 
 
-@njit(types.void(HISTOGRAM_T, HISTOGRAM_T), **KERNEL)
+@kernel(types.void(HISTOGRAM_T, HISTOGRAM_T), **KERNEL)
 def merge(histogram, other):  # type: ignore[no-untyped-def]
     """Add the values of one series to another: the counts become those of one that saw both."""
     for place in range(other.buckets):

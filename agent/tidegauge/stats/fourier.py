@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 
 FREQUENCIES = 256
 """F: the kernel is off by 0.044 (one standard deviation) at most, an MMD^2 of it relatively less."""
@@ -187,7 +187,7 @@ def _is_finite(bits: Any) -> Any:
     return wrong != np.uint32(_EXPONENT)
 
 
-@numba.njit(
+@kernel(
     types.int64(
         types.Array(types.float32, 2, "C", readonly=True),
         types.Array(types.uint32, 2, "C", readonly=True),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 
 from tidegauge.stats.bins import FLOAT32, FLOAT64, INT64
+from tidegauge.stats.kernel import kernel
 from tidegauge.stats.pointers import peek
 from tidegauge.stats.spots import OFFSET, VALIDITY, VALUES
 
 _F64, _F32, _I64, _I32, _U8 = np.float64, np.float32, np.int64, np.int32, np.uint8
 
 
-@numba.njit(
+@kernel(
     types.void(
         types.Array(types.int64, 2, "C", readonly=True),
         types.Array(types.int64, 2, "C", readonly=True),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 
 ENTRY = np.dtype([("key", np.uint64), ("series", np.int64)], align=True)
 """A slot of the table. Series -1: free."""
@@ -30,7 +30,7 @@ def doubled(table: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return larger
 
 
-@njit(types.uint64(types.uint64), **KERNEL)
+@kernel(types.uint64(types.uint64), **KERNEL)
 def mix(value):  # type: ignore[no-untyped-def]
     """The finaliser of splitmix64 (Steele, Lea, Flood 2014), a bijection: a key of what is no hash yet."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -38,7 +38,7 @@ def mix(value):  # type: ignore[no-untyped-def]
     return value ^ (value >> np.uint64(31))
 
 
-@njit(types.uintp(ENTRIES_T, types.uint64), **INLINE)
+@kernel(types.uintp(ENTRIES_T, types.uint64), **INLINE)
 def slot_of(table, key):  # type: ignore[no-untyped-def]
     """The slot that has the key, or the free one where it belongs. Keys are hashes already."""
     mask = np.uintp(table.size - 1)
@@ -48,7 +48,7 @@ def slot_of(table, key):  # type: ignore[no-untyped-def]
     return slot
 
 
-@njit(types.void(ENTRIES_T, types.uint64, types.int64), **KERNEL)
+@kernel(types.void(ENTRIES_T, types.uint64, types.int64), **KERNEL)
 def insert(table, key, series):  # type: ignore[no-untyped-def]
     """Give the key a series, in place of the one that it may have. One slot at least must stay free."""
     entry = table[slot_of(table, key)]

@@ -18,11 +18,11 @@ import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from tidegauge.stats.distances import chi_square_p_value, chi_square_quantile
+from tidegauge.stats.kernel import kernel
 
 DRAWS = 4096
 """Simulated samples; a tail probability of 5 % is known to a standard error of 0.34 %."""
@@ -83,7 +83,7 @@ def squares_null(first: float, second: float, third: float) -> SquaredNull:
     return SquaredNull(first, float(slope), float(degrees), float(limit))
 
 
-@numba.njit("float64(float64, float64, float64, float64)", cache=True, nogil=True)
+@kernel("float64(float64, float64, float64, float64)", cache=True, nogil=True)
 def squared_p_value(statistic: Any, mean: Any, slope: Any, degrees: Any) -> float:
     """P(X >= statistic) of a SquaredNull; 1 where it has no degrees."""
     if degrees <= 0.0:
@@ -119,7 +119,7 @@ def _normal(width: int) -> npt.NDArray[np.float64]:
     return np.random.default_rng(_SEED).standard_normal((DRAWS, width))
 
 
-@numba.njit(
+@kernel(
     "void(float64[::1], float64[::1], float64[::1], float64[:, ::1], float64[:, ::1])", cache=True, nogil=True
 )
 def _simulate(roots: Any, steps: Any, spreads: Any, draws: Any, found: Any) -> None:
@@ -146,7 +146,7 @@ def _simulate(roots: Any, steps: Any, spreads: Any, draws: Any, found: Any) -> N
         found[WASSERSTEIN, draw] = moved
 
 
-@numba.njit("float64(float64, float64[::1], float64[::1])", cache=True, nogil=True)
+@kernel("float64(float64, float64[::1], float64[::1])", cache=True, nogil=True)
 def simulated_p_value(scaled: Any, values: Any, tails: Any) -> float:
     """The tail probability of a statistic over sqrt(1/n + 1/m), between the kept values.
 
@@ -161,7 +161,7 @@ def simulated_p_value(scaled: Any, values: Any, tails: Any) -> float:
     return float(tails[-1])
 
 
-@numba.njit("float64(float64, float64[::1], float64[::1])", cache=True, nogil=True)
+@kernel("float64(float64, float64[::1], float64[::1])", cache=True, nogil=True)
 def simulated_quantile(tail: Any, values: Any, tails: Any) -> float:
     """The value over sqrt(1/n + 1/m) that is exceeded with probability `tail`: `simulated_p_value` turned."""
     for index in range(1, len(tails)):

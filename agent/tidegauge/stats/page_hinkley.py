@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import float64, int64, njit, types
+from numba import float64, int64, types
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 
 DELTA = 0.005
 THRESHOLD = 50.0
@@ -46,7 +46,7 @@ def mean(state: npt.NDArray[np.float64]) -> float:
     return float(state[_MEAN]) if state[_COUNT] else math.nan
 
 
-@njit(
+@kernel(
     int64(
         types.Array(float64, 1, "C"),
         types.Array(float64, 1, "C", readonly=True),

@@ -15,10 +15,10 @@ import math
 from statistics import NormalDist
 from typing import Any
 
-import numba
 import numpy as np
 
 from tidegauge.stats.distances import SMOOTHING, chi_square_p_value, chi_square_quantile
+from tidegauge.stats.kernel import kernel
 from tidegauge.stats.nulls import TAIL
 
 FEW = 20.0
@@ -39,19 +39,19 @@ _WIDE = 6.0
 """Standard deviations, and rows, of a count that are looked at: what lies beyond has no weight."""
 
 
-@numba.njit("float64(float64, float64)", cache=True, nogil=True)
+@kernel("float64(float64, float64)", cache=True, nogil=True)
 def _part(p: Any, q: Any) -> float:
     return float((q - p) * math.log(q / p))
 
 
-@numba.njit("void(float64, float64, float64[::1])", cache=True, nogil=True)
+@kernel("void(float64, float64, float64[::1])", cache=True, nogil=True)
 def _add(chance: Any, part: Any, moments: Any) -> None:
     moments[0] += chance * part
     moments[1] += chance * part * part
     moments[2] += chance * part * part * part
 
 
-@numba.njit("void(float64, float64, float64, float64, float64, float64[::1])", cache=True, nogil=True)
+@kernel("void(float64, float64, float64, float64, float64, float64[::1])", cache=True, nogil=True)
 def _moments(both: Any, rate: Any, size: Any, other: Any, smoothed: Any, moments: Any) -> None:
     """The first three moments of the part of a bin of `both` rows, each one of the `size` rows of the smaller
     side with probability `rate` and else one of the `other` ones; `smoothed` are added to either."""
@@ -82,7 +82,7 @@ def _moments(both: Any, rate: Any, size: Any, other: Any, smoothed: Any, moments
         count += 1.0
 
 
-@numba.njit("Tuple((float64, float64, float64))(int64[::1], int64[::1], int64)", cache=True, nogil=True)
+@kernel("Tuple((float64, float64, float64))(int64[::1], int64[::1], int64)", cache=True, nogil=True)
 def null(reference: Any, window: Any, degrees: Any) -> Any:
     """The mean of PSI without drift, and the slope and degrees of a `nulls.SquaredNull`.
 
@@ -121,9 +121,7 @@ def null(reference: Any, window: Any, degrees: Any) -> Any:
     return mean, math.sqrt(2.0 * free / variance), free
 
 
-@numba.njit(
-    "Tuple((float64, float64))(float64, int64[::1], int64[::1], int64, float64)", cache=True, nogil=True
-)
+@kernel("Tuple((float64, float64))(float64, int64[::1], int64[::1], int64, float64)", cache=True, nogil=True)
 def judged(value: Any, reference: Any, window: Any, degrees: Any, limit: Any) -> Any:
     """The p-value of a PSI, and what it exceeds with probability TAIL; `limit` is what chi-square does."""
     if degrees < 1:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import carray
 
+from tidegauge.stats.kernel import kernel
 from tidegauge.stats.pointers import as_pointer
 
 VALUES, VALIDITY, OFFSET, LENGTH = range(4)
 
 
-@numba.njit("void(int64, int64[:, ::1])", cache=True, nogil=True)
+@kernel("void(int64, int64[:, ::1])", cache=True, nogil=True)
 def locate(batch: Any, spots: Any) -> None:
     """The spots of the columns of an `ArrowArray` struct (Arrow C data interface), int64[columns, 4].
 

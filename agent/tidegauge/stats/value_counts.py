@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from tidegauge.stats.kernel import kernel
 
 CAPACITY = 16_384
 """Distinct patterns kept: a normal variable is then known to about 2**-9 of its value, and the
@@ -107,7 +108,7 @@ def _table(capacity: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
     return np.zeros(slots, np.int64), np.zeros(slots, np.int64)
 
 
-@numba.njit(
+@kernel(
     "UniTuple(int64, 2)(int64[::1], int64[::1], int64[::1], int64[::1], int64, int64, int64, int64)",
     cache=True,
     nogil=True,

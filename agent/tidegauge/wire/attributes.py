@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
 from tidegauge.config import IdentityAttributes, Timings
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 from tidegauge.wire.marks import BOOL, DOUBLE, INT, STRING, number
 from tidegauge.wire.protobuf import BYTES, NOT_UTF8, field, is_ascii, is_utf8, tail, varint, word
 from tidegauge.wire.words import fold
@@ -92,7 +92,7 @@ def _wanted(identity: IdentityAttributes, timings: Timings) -> Iterator[tuple[by
     yield b"service.version", 1, _SERVICE, False, True
 
 
-@njit(types.uint64(BYTES, types.int64, types.int64, types.uint64), **INLINE)
+@kernel(types.uint64(BYTES, types.int64, types.int64, types.uint64), **INLINE)
 def digest(buf, pos, end, seed):  # type: ignore[no-untyped-def]
     """A 64-bit hash of [pos, end), by multiplying and folding as wyhash does (Wang Yi 2019)."""
     # Every factor has a secret in it: one that a sender could make zero would wipe out the other.
@@ -103,7 +103,7 @@ def digest(buf, pos, end, seed):  # type: ignore[no-untyped-def]
     return fold(hashed ^ tail(buf, pos, end), other)
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(BYTES, types.int64, types.int64, types.int64, types.int64, types.int64),
     **KERNEL,
 )
@@ -128,7 +128,7 @@ def _merge(buf, pos, end, level, offset, length):  # type: ignore[no-untyped-def
     return offset, length
 
 
-@njit(types.UniTuple(types.int64, 3)(BYTES, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.UniTuple(types.int64, 3)(BYTES, types.int64, types.int64, types.int64), **KERNEL)
 def _any_key(buf, pos, end, level):  # type: ignore[no-untyped-def]
     offset, stop, begin = 0, 0, pos
     while pos < end:
@@ -140,7 +140,7 @@ def _any_key(buf, pos, end, level):  # type: ignore[no-untyped-def]
     return offset, stop, begin
 
 
-@njit(types.int64(BYTES, types.int64, types.int64), **INLINE)
+@kernel(types.int64(BYTES, types.int64, types.int64), **INLINE)
 def _behind(buf, pos, end):  # type: ignore[no-untyped-def]
     """Where the key ends in a KeyValue as libraries write it; 0 where it is written otherwise.
 
@@ -156,7 +156,7 @@ def _behind(buf, pos, end):  # type: ignore[no-untyped-def]
     return behind if buf[np.uintp(behind)] == _VALUE and size < 0x80 and behind + 2 + size == end else 0
 
 
-@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+@kernel(types.boolean(BYTES, types.int64, types.int64), **INLINE)
 def _is_plain_value(buf, pos, end):  # type: ignore[no-untyped-def]
     if pos + 2 > end:
         return pos == end
@@ -168,14 +168,14 @@ def _is_plain_value(buf, pos, end):  # type: ignore[no-untyped-def]
     return tag == DOUBLE and pos + 9 == end
 
 
-@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+@kernel(types.boolean(BYTES, types.int64, types.int64), **INLINE)
 def is_plain(buf, pos, end):  # type: ignore[no-untyped-def]
     """Whether a KeyValue is one of those that are well-formed at a glance, as nearly all are."""
     behind = _behind(buf, pos, end)
     return behind > 0 and is_ascii(buf, pos + 2, behind) and _is_plain_value(buf, behind + 2, end)
 
 
-@njit(types.UniTuple(types.int64, 3)(BYTES, types.int64, types.int64, types.int64), **INLINE)
+@kernel(types.UniTuple(types.int64, 3)(BYTES, types.int64, types.int64, types.int64), **INLINE)
 def _key(buf, pos, end, level):  # type: ignore[no-untyped-def]
     """Where the key of a KeyValue lies, the last one if there are several, and what holds its value.
 
@@ -187,7 +187,7 @@ def _key(buf, pos, end, level):  # type: ignore[no-untyped-def]
     return _any_key(buf, pos, end, level)
 
 
-@njit(types.UniTuple(types.int64, 2)(BYTES, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.UniTuple(types.int64, 2)(BYTES, types.int64, types.int64, types.int64), **KERNEL)
 def _value(buf, pos, end, level):  # type: ignore[no-untyped-def]
     """Where the value of a well-formed KeyValue lies, (offset, length), merged from all its pieces."""
     inner = pos + 2
@@ -204,7 +204,7 @@ def _value(buf, pos, end, level):  # type: ignore[no-untyped-def]
     return offset, length
 
 
-@njit(types.boolean(BYTES, types.int64, BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.boolean(BYTES, types.int64, BYTES, types.int64, types.int64), **KERNEL)
 def equal(buf, pos, text, offset, length):  # type: ignore[no-untyped-def]
     """Whether `length` bytes at `pos` of `buf` and at `offset` of `text` are the same."""
     for index in range(0, length - 8, 8):
@@ -213,7 +213,7 @@ def equal(buf, pos, text, offset, length):  # type: ignore[no-untyped-def]
     return tail(buf, pos, pos + length) == tail(text, offset, offset + length)
 
 
-@njit(
+@kernel(
     types.int64(
         BYTES,
         types.int64,
@@ -245,7 +245,7 @@ def _note(buf, pos, end, level, slot, rank, seen, found):  # type: ignore[no-unt
     return seen | 1 << slot
 
 
-@njit(
+@kernel(
     types.int64(
         BYTES,
         types.int64,

@@ -7,9 +7,9 @@ points. What lies inside a span, a data point or a log record is passed over by 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.wire.protobuf import BYTES, check, field, view
 
 # Request.resource_*; then resource_*.scope_* and scope_*.{spans, metrics, log_records} share a number.
@@ -32,7 +32,7 @@ def count_points(raw: bytes) -> int:
     return check(_leaves(view(raw), True))
 
 
-@njit(types.int64(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64), **KERNEL)
 def _metric(buf, pos, end):  # type: ignore[no-untyped-def]
     """Points of one Metric. Its data is a oneof: the last kind counts, and pieces of one kind add up."""
     kind, count = 0, 0
@@ -53,7 +53,7 @@ def _metric(buf, pos, end):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.boolean), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.boolean), **KERNEL)
 def _scope(buf, pos, end, metrics):  # type: ignore[no-untyped-def]
     count = 0
     while pos < end:
@@ -68,7 +68,7 @@ def _scope(buf, pos, end, metrics):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(types.int64(BYTES, types.boolean), **KERNEL)
+@kernel(types.int64(BYTES, types.boolean), **KERNEL)
 def _leaves(buf, metrics):  # type: ignore[no-untyped-def]
     count, pos, end = 0, 0, np.int64(buf.size)
     while pos < end:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 from tidegauge.stats.pointers import peek
 from tidegauge.wire.words import fold
 
@@ -85,7 +85,7 @@ SOUGHT = (types.uint64, types.uint64, types.int64, types.int64)
 """What a text is sought by: low, high, at and length, as WORDS has them."""
 
 
-@njit(types.Tuple((types.uint64, types.uint64))(types.int64, types.int64, types.int64), **INLINE)
+@kernel(types.Tuple((types.uint64, types.uint64))(types.int64, types.int64, types.int64), **INLINE)
 def ends(at, length, last):  # type: ignore[no-untyped-def]
     """`low` and `high` of a text, where memory up to the address `last` can be read.
 
@@ -103,7 +103,7 @@ def ends(at, length, last):  # type: ignore[no-untyped-def]
     return (peek(at, 0, _U64) << half) << half, high if is_long else _U64(0)
 
 
-@njit(types.uint64(*SOUGHT, types.uint64[::1]), **INLINE)
+@kernel(types.uint64(*SOUGHT, types.uint64[::1]), **INLINE)
 def hash_of(low, high, at, length, seed):  # type: ignore[no-untyped-def]
     # Each factor has a secret in it: one that a sender could make zero would wipe out the other.
     hashed = fold(low ^ seed[0], high ^ seed[1] ^ _U64(length))
@@ -112,7 +112,7 @@ def hash_of(low, high, at, length, seed):  # type: ignore[no-untyped-def]
     return hashed
 
 
-@njit(types.boolean(types.int64, types.int64, types.int64), **INLINE)
+@kernel(types.boolean(types.int64, types.int64, types.int64), **INLINE)
 def _is_same_between(one, other, length):  # type: ignore[no-untyped-def]
     for place in range(8, length - 8, 8):
         if peek(one + place, 0, _U64) != peek(other + place, 0, _U64):
@@ -120,7 +120,7 @@ def _is_same_between(one, other, length):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(
+@kernel(
     types.Tuple((types.int64, types.uintp))(
         WORDS_T, types.int64, INT32, types.int64, types.int64, types.uint64, *SOUGHT
     ),
@@ -141,7 +141,7 @@ def search(words, first, slots, begin, end, hashed, low, high, at, length):  # t
         slot = (slot + np.uintp(1)) & mask
 
 
-@njit(types.void(KNOWN, types.int64, _LENGTHS), **KERNEL)
+@kernel(types.void(KNOWN, types.int64, _LENGTHS), **KERNEL)
 def _fill(known, at, lengths):  # type: ignore[no-untyped-def]
     last = at
     for length in lengths:
@@ -159,7 +159,7 @@ def _fill(known, at, lengths):  # type: ignore[no-untyped-def]
             at += length
 
 
-@njit(types.int64(KNOWN, types.int64, types.uint64, *SOUGHT), **INLINE)
+@kernel(types.int64(KNOWN, types.int64, types.uint64, *SOUGHT), **INLINE)
 def place_of(known, column, hashed, low, high, at, length):  # type: ignore[no-untyped-def]
     """The place of a text among a column's known ones, their number for others, -1 for a null."""
     if length < 0:

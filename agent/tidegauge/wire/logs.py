@@ -8,10 +8,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.wire.attributes import (
     ATTRIBUTES_T,
     FOUND,
@@ -73,7 +73,7 @@ def scan(raw: bytes, records: int, keys: Keys) -> npt.NDArray[np.void]:
     return columns
 
 
-@njit(types.void(BYTES, types.uint64, types.int64, FOUND_T), **KERNEL)
+@kernel(types.void(BYTES, types.uint64, types.int64, FOUND_T), **KERNEL)
 def _hash(buf, seed, seen, found):  # type: ignore[no-untyped-def]
     """Hash the identity's values; those not seen become empty, with a hash of 0."""
     for slot in range(IDENTITY_SLOTS):
@@ -86,7 +86,7 @@ def _hash(buf, seed, seen, found):  # type: ignore[no-untyped-def]
             value.hash = 0
 
 
-@njit(types.void(BYTES, types.uint64, types.int64, FOUND_T, FOUND_T, _LOG_T), **KERNEL)
+@kernel(types.void(BYTES, types.uint64, types.int64, FOUND_T, FOUND_T, _LOG_T), **KERNEL)
 def _identify(buf, seed, seen, own, inherited, log):  # type: ignore[no-untyped-def]
     """Resolve the severity, the four values, the record's own before its resource's, and the series key."""
     if 1 <= log.severity_number <= 24:
@@ -105,7 +105,7 @@ def _identify(buf, seed, seen, own, inherited, log):  # type: ignore[no-untyped-
     log.key = key
 
 
-@njit(
+@kernel(
     types.int64(BYTES, types.int64, types.int64, BYTES, ATTRIBUTES_T, LENGTHS_T, FOUND_T, _LOG_T),
     **KERNEL,
 )
@@ -139,7 +139,7 @@ def _record(buf, pos, end, text, attributes, by_length, own, log):  # type: igno
     return seen
 
 
-@njit(
+@kernel(
     types.int64(BYTES, types.int64, types.int64, BYTES, ATTRIBUTES_T, LENGTHS_T, FOUND_T),
     **KERNEL,
 )
@@ -164,7 +164,7 @@ def _resource(buf, pos, end, text, attributes, by_length, inherited):  # type: i
     return seen
 
 
-@njit(
+@kernel(
     types.int64(
         BYTES, BYTES, ATTRIBUTES_T, LENGTHS_T, types.uint64, FOUND_T, FOUND_T, numba.from_dtype(LOG)[::1]
     ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.wire.protobuf import BYTES, NOT_UTF8, field, is_utf8, word
 
 
@@ -55,7 +55,7 @@ _EXACT_DIGITS = np.uint64(10**17)
 _NO_POWER = 2**31
 
 
-@njit(types.int64(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64), **KERNEL)
 def _exponent(buf, pos, end):  # type: ignore[no-untyped-def]
     negative = pos < end and buf[pos] == 0x2D
     if negative or (pos < end and buf[pos] == 0x2B):
@@ -72,7 +72,7 @@ def _exponent(buf, pos, end):  # type: ignore[no-untyped-def]
     return -power if negative else power
 
 
-@njit(types.int64(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64), **KERNEL)
 def _power(buf, pos, end):  # type: ignore[no-untyped-def]
     """The power of ten that [pos, end) stands for: an exponent, a unit or nothing."""
     if pos == end:
@@ -90,7 +90,7 @@ def _power(buf, pos, end):  # type: ignore[no-untyped-def]
     return power
 
 
-@njit(types.float64(types.float64, types.int64), **KERNEL)
+@kernel(types.float64(types.float64, types.int64), **KERNEL)
 def _scaled(value, power):  # type: ignore[no-untyped-def]
     # Divided rather than multiplied by 1e-3, which is no double; in two steps where 10**power is none.
     # And to a real power: numba multiplies its way to a whole one, which is off by a bit beyond 1e22.
@@ -103,7 +103,7 @@ def _scaled(value, power):  # type: ignore[no-untyped-def]
     return value * 10.0 ** np.float64(power)
 
 
-@njit(types.float64(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.float64(BYTES, types.int64, types.int64), **KERNEL)
 def decimal(buf, pos, end):  # type: ignore[no-untyped-def]
     """Read "12.5", "-1e-3", or a duration such as "12.3ms", "850µs", "870ns", "1.5s" in seconds.
 
@@ -135,7 +135,7 @@ def decimal(buf, pos, end):  # type: ignore[no-untyped-def]
     return -value if negative else value
 
 
-@njit(types.float64(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.float64(BYTES, types.int64, types.int64), **KERNEL)
 def number(buf, pos, end):  # type: ignore[no-untyped-def]
     """The number in [pos, end), one well-formed scalar field of an AnyValue; NaN where it has none.
 
@@ -151,7 +151,7 @@ def number(buf, pos, end):  # type: ignore[no-untyped-def]
     return np.float64(np.int64(value))
 
 
-@njit(types.int64(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64), **KERNEL)
 def _known(buf, pos, end):  # type: ignore[no-untyped-def]
     """The mark of the event that is named [pos, end); 0 where it is none of ours."""
     begin = 0
@@ -167,7 +167,7 @@ def _known(buf, pos, end):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(types.Tuple((types.int64, types.uint64))(BYTES, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.Tuple((types.int64, types.uint64))(BYTES, types.int64, types.int64, types.int64), **KERNEL)
 def event(buf, pos, end, level):  # type: ignore[no-untyped-def]
     """Read a Span.Event at `level`: (its mark, or 0 for any other or an untimed one; Unix time in ns).
 

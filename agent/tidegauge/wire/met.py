@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 from tidegauge.stats.pointers import peek
 from tidegauge.wire.known import INT32, INT64, SOUGHT, WORDS, WORDS_T, ends, hash_of, search
 
@@ -64,7 +64,7 @@ class Others(NamedTuple):
 OTHERS = types.NamedTuple((types.int64[:, ::1], INT64, INT32, types.uint8[::1]), Others)
 
 
-@njit(types.void(MET, types.int64, types.uint64, *SOUGHT), **INLINE)
+@kernel(types.void(MET, types.int64, types.uint64, *SOUGHT), **INLINE)
 def _put(met, index, hashed, low, high, at, length):  # type: ignore[no-untyped-def]
     _, slot = search(met.words, 0, met.slots, 0, len(met.slots), hashed, low, high, at, length)
     met.slots[slot] = index + 1
@@ -72,7 +72,7 @@ def _put(met, index, hashed, low, high, at, length):  # type: ignore[no-untyped-
     word.low, word.high, word.at, word.length = low, high, at, length
 
 
-@njit(types.UniTuple(types.int64, 2)(MET, types.int64, types.int64, types.uint64[::1]), **KERNEL)
+@kernel(types.UniTuple(types.int64, 2)(MET, types.int64, types.int64, types.uint64[::1]), **KERNEL)
 def reduce(met, count, most, seed):  # type: ignore[no-untyped-def]
     """Let all texts but `most` go, with as many rows off each as the most frequent of those has, as
     `heavy_hitters` does; (texts left, rows off each)."""
@@ -104,7 +104,7 @@ def reduce(met, count, most, seed):  # type: ignore[no-untyped-def]
     return left, least
 
 
-@njit(types.int64(types.int64, types.int64), **KERNEL)
+@kernel(types.int64(types.int64, types.int64), **KERNEL)
 def _cut(at, length):  # type: ignore[no-untyped-def]
     """The bytes of a text's first LONGEST characters, and of what is no UTF-8 no more than those may have."""
     characters, most = 0, min(length, LONGEST * _MOST_BYTES)
@@ -116,7 +116,7 @@ def _cut(at, length):  # type: ignore[no-untyped-def]
     return most
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(MET, types.int64, types.int64, types.uint64[::1], types.uint64, *SOUGHT),
     **INLINE,
 )
@@ -140,7 +140,7 @@ def meet(met, count, most, seed, hashed, low, high, at, length):  # type: ignore
     return count + 1, taken
 
 
-@njit(types.int64(MET, types.int64, OTHERS, types.int64), **KERNEL)
+@kernel(types.int64(MET, types.int64, OTHERS, types.int64), **KERNEL)
 def tell(met, count, others, told):  # type: ignore[no-untyped-def]
     """Write down so many texts after those that were `told` already; how many there are then."""
     end = np.int64(others.offsets[told])

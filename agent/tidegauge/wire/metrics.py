@@ -15,10 +15,10 @@ import enum
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.stats.keyed import mix
 from tidegauge.wire.attributes import digest
 from tidegauge.wire.counts import (
@@ -116,7 +116,7 @@ def scan(raw: bytes, points: int, seed: np.uint64) -> npt.NDArray[np.void]:
     return columns
 
 
-@njit(types.void(POINT_T, types.int64), **KERNEL)
+@kernel(types.void(POINT_T, types.int64), **KERNEL)
 def _classify(about, kind):  # type: ignore[no-untyped-def]
     if kind == GAUGE:
         about.kind = 1
@@ -130,7 +130,7 @@ def _classify(about, kind):  # type: ignore[no-untyped-def]
         about.kind = 5
 
 
-@njit(types.void(POINT_T, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.void(POINT_T, types.int64, types.int64, types.int64), **KERNEL)
 def _note_text(about, tag, offset, length):  # type: ignore[no-untyped-def]
     if tag == _NAME:
         about.name_offset = offset
@@ -143,7 +143,7 @@ def _note_text(about, tag, offset, length):  # type: ignore[no-untyped-def]
         about.description_length = length
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.uint64, POINT_T), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.uint64, POINT_T), **KERNEL)
 def _metric(buf, pos, end, seed, about):  # type: ignore[no-untyped-def]
     """Note what a Metric says besides its points: where those begin that count, or an error.
 
@@ -186,7 +186,7 @@ def _metric(buf, pos, end, seed, about):  # type: ignore[no-untyped-def]
     return begin
 
 
-@njit(
+@kernel(
     types.int64(BYTES, types.int64, types.int64, types.uint64, types.uint64, POINT_T),
     **KERNEL,
 )
@@ -228,7 +228,7 @@ def _point(buf, pos, end, key, seed, point):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(
+@kernel(
     types.int64(
         BYTES, types.int64, types.int64, types.uint64, types.uint64, POINT_T[::1], POINT_T[::1], types.int64
     ),
@@ -257,7 +257,7 @@ def _points(buf, pos, end, key, seed, about, columns, count):  # type: ignore[no
     return count
 
 
-@njit(
+@kernel(
     types.uint64(
         BYTES, types.int64, types.int64, types.int64, types.int64, types.int64, types.uint64, types.uint64
     ),
@@ -272,7 +272,7 @@ def _hash_pieces(buf, pos, end, level, tag, other, key, seed):  # type: ignore[n
     return key
 
 
-@njit(types.int64(BYTES, types.uint64, POINT_T[::1], POINT_T[::1]), **KERNEL)
+@kernel(types.int64(BYTES, types.uint64, POINT_T[::1], POINT_T[::1]), **KERNEL)
 def _request(buf, seed, about, columns):  # type: ignore[no-untyped-def]
     """Fill `columns`, one element per point, and return how many there are. Negative: an error."""
     count, pos, end = 0, 0, np.int64(buf.size)
@@ -305,7 +305,7 @@ def _request(buf, seed, about, columns):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(types.void(POINT_T[::1], types.int64), **KERNEL)
+@kernel(types.void(POINT_T[::1], types.int64), **KERNEL)
 def move(columns, by):  # type: ignore[no-untyped-def]
     """Let the offsets of columns be right where `by` bytes stand in front of their request."""
     for point in columns:

@@ -10,8 +10,9 @@ Sources: Apache Arrow's Flight.proto, Message.fbs and Schema.fbs; FlatBuffers' i
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from tidegauge.stats.kernel import kernel
 from tidegauge.stats.spots import LENGTH, OFFSET, VALIDITY, VALUES
 from tidegauge.wire.protobuf import BYTES, field, word
 
@@ -25,7 +26,7 @@ _ROOM = {"cache": True, "_nrt": False}
 back."""
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64, types.int64), **_ROOM, forceinline=True)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64, types.int64), **_ROOM, forceinline=True)
 def _number(buf, at, size, begin, end):  # type: ignore[no-untyped-def]
     """`size` bytes at a position as an unsigned number, or NOT_FOUND where they are not in [begin, end)."""
     if at < begin or at + size > end:
@@ -36,7 +37,7 @@ def _number(buf, at, size, begin, end):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64, types.int64), **_ROOM)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64, types.int64), **_ROOM)
 def _slot(buf, table, number, begin, end):  # type: ignore[no-untyped-def]
     """Where the field `number` of a table lies; 0 where it is absent, NOT_FOUND for a table that is none."""
     back = _number(buf, table, 4, begin, end)
@@ -52,7 +53,7 @@ def _slot(buf, table, number, begin, end):  # type: ignore[no-untyped-def]
     return table + offset if offset > 0 else offset
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64), **_ROOM)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64), **_ROOM)
 def _follow(buf, at, begin, end):  # type: ignore[no-untyped-def]
     """Where the offset at a position leads; NOT_FOUND for none."""
     if at <= 0:
@@ -64,7 +65,7 @@ def _follow(buf, at, begin, end):  # type: ignore[no-untyped-def]
 _PARTS_T = types.Tuple((types.int64, types.int64, types.int64, types.int64))
 
 
-@njit(_PARTS_T(BYTES), **_ROOM)
+@kernel(_PARTS_T(BYTES), **_ROOM)
 def _parts(buf):  # type: ignore[no-untyped-def]
     """Where a FlightData's header begins and ends, then its body. NOT_FOUND first: one is not there once."""
     none = (np.int64(NOT_FOUND), np.int64(0), np.int64(0), np.int64(0))
@@ -81,7 +82,7 @@ def _parts(buf):  # type: ignore[no-untyped-def]
     return (begin, end, start, stop) if start >= 0 else none
 
 
-@njit(
+@kernel(
     types.Tuple((types.int64, types.int64, types.int64))(
         BYTES, types.int64, types.int64, types.int64, types.int64
     ),
@@ -113,7 +114,7 @@ def _message(buf, begin, end, body_bytes, columns):  # type: ignore[no-untyped-d
 _WIDTHS = types.Array(types.int64, 1, "C", readonly=True)
 
 
-@njit(
+@kernel(
     types.boolean(
         BYTES, types.int64, types.int64, types.int64, types.int64, types.int64, _WIDTHS, types.int64[:, ::1]
     ),
@@ -145,7 +146,7 @@ def _lay_out(buf, rows, nodes, buffers, start, size, widths, spots):  # type: ig
     return left >= 0
 
 
-@njit(types.int64(BYTES, _WIDTHS, types.int64[:, ::1]), cache=True)
+@kernel(types.int64(BYTES, _WIDTHS, types.int64[:, ::1]), cache=True)
 def find_numbers(raw, widths, spots):  # type: ignore[no-untyped-def]
     """The rows of a FlightData that holds a record batch of numbers, and where their values lie.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.wire.metrics import POINT_T
 from tidegauge.wire.protobuf import BYTES, TRUNCATED, field, varint, view, word
 
@@ -61,19 +61,19 @@ _OFFSET, _VARINTS_PACKED, _VARINT_COUNT = 0x08, 0x12, 0x10
 _QUANTILE_VALUES, _QUANTILE, _QUANTILE_VALUE = 0x32, 0x09, 0x11
 
 
-@njit(types.float64(BYTES, types.int64), **KERNEL)
+@kernel(types.float64(BYTES, types.int64), **KERNEL)
 def _double(buf, pos):  # type: ignore[no-untyped-def]
     return np.int64(word(buf, pos)).view(np.float64)
 
 
-@njit(types.int64(types.uint64), **KERNEL)
+@kernel(types.int64(types.uint64), **KERNEL)
 def _zigzag(value):  # type: ignore[no-untyped-def]
     """A sint32, of which protobuf takes the low 32 bits."""
     low = np.int64(value & np.uint64(0xFFFFFFFF))
     return (low >> 1) ^ -(low & 1)
 
 
-@njit(types.void(READING_T), **KERNEL)
+@kernel(types.void(READING_T), **KERNEL)
 def _blank(reading):  # type: ignore[no-untyped-def]
     reading.sum = reading.min = reading.max = np.nan
     reading.zero_threshold = 0.0
@@ -82,7 +82,7 @@ def _blank(reading):  # type: ignore[no-untyped-def]
     reading.counts = reading.bounds = reading.negative_counts = 0
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64[::1], types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64[::1], types.int64), **KERNEL)
 def _fixed(buf, pos, end, out, size):  # type: ignore[no-untyped-def]
     """Append fixed64 numbers, packed or a single one: the new size, or an error."""
     if (end - pos) % 8 != 0:
@@ -96,7 +96,7 @@ def _fixed(buf, pos, end, out, size):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, COUNTS_T, FLOATS_T, READING_T), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, COUNTS_T, FLOATS_T, READING_T), **KERNEL)
 def histogram(buf, pos, end, counts, bounds, reading):  # type: ignore[no-untyped-def]
     """Read a HistogramDataPoint: its buckets into `counts` and `bounds`, the rest into `reading`."""
     _blank(reading)
@@ -120,7 +120,7 @@ def histogram(buf, pos, end, counts, bounds, reading):  # type: ignore[no-untype
     return 0
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(BYTES, types.int64, types.int64, COUNTS_T, types.int64, types.int64),
     **KERNEL,
 )
@@ -149,7 +149,7 @@ def _buckets(buf, pos, end, counts, offset, size):  # type: ignore[no-untyped-de
     return offset, size
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, COUNTS_T, COUNTS_T, READING_T), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, COUNTS_T, COUNTS_T, READING_T), **KERNEL)
 def exponential(buf, pos, end, positive, negative, reading):  # type: ignore[no-untyped-def]
     """Read an ExponentialHistogramDataPoint: its counts into two arrays, the rest into `reading`."""
     _blank(reading)
@@ -186,7 +186,7 @@ def exponential(buf, pos, end, positive, negative, reading):  # type: ignore[no-
     return 0
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, FLOATS_T, READING_T), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, FLOATS_T, READING_T), **KERNEL)
 def summary(buf, pos, end, quantiles, reading):  # type: ignore[no-untyped-def]
     """Read a SummaryDataPoint: pairs of quantile and value into `quantiles`, their number into `counts`."""
     _blank(reading)
@@ -214,7 +214,7 @@ def summary(buf, pos, end, quantiles, reading):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(types.uint64(BYTES, types.int64), **KERNEL)
+@kernel(types.uint64(BYTES, types.int64), **KERNEL)
 def _big_endian(buf, pos):  # type: ignore[no-untyped-def]
     value = np.uint64(0)
     for index in range(pos, pos + 8):
@@ -222,7 +222,7 @@ def _big_endian(buf, pos):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64, EXEMPLARS_T), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64, EXEMPLARS_T), **KERNEL)
 def exemplars(buf, pos, end, wanted, out):  # type: ignore[no-untyped-def]
     """Read the exemplars of a data point, its fields with tag `wanted`: how many, at most `out.size`."""
     found = 0
@@ -255,7 +255,7 @@ def exemplars(buf, pos, end, wanted, out):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(
+@kernel(
     types.void(
         BYTES,
         types.Array(POINT_T, 1, "C", readonly=True),
@@ -274,7 +274,7 @@ def read_exemplars(buf, points, places, out, sizes):  # type: ignore[no-untyped-
         sizes[at] = max(exemplars(buf, begin, begin + np.int64(point.length), tag, out[at]), 0)
 
 
-@njit(
+@kernel(
     types.int64(
         BYTES,
         types.int64,

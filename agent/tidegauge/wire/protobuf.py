@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 from tidegauge.wire.words import load
 
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)
@@ -54,7 +54,7 @@ def check(result: int) -> int:
     return int(result)
 
 
-@njit(types.Tuple((types.uint64, types.int64))(BYTES, types.int64, types.int64), **INLINE)
+@kernel(types.Tuple((types.uint64, types.int64))(BYTES, types.int64, types.int64), **INLINE)
 def varint(buf, pos, end):  # type: ignore[no-untyped-def]
     """Read (value, next position). Bits beyond the 64th are dropped, as protobuf does."""
     if pos < end and buf[pos] < 0x80:
@@ -71,7 +71,7 @@ def varint(buf, pos, end):  # type: ignore[no-untyped-def]
     return value, OVERLONG
 
 
-@njit(types.Tuple((types.int64, types.int64))(BYTES, types.int64, types.int64), **INLINE)
+@kernel(types.Tuple((types.int64, types.int64))(BYTES, types.int64, types.int64), **INLINE)
 def varint32(buf, pos, end):  # type: ignore[no-untyped-def]
     """Read (value, next position) of a tag or a length: 32 bits in at most five bytes."""
     value, after = varint(buf, pos, end)
@@ -82,7 +82,7 @@ def varint32(buf, pos, end):  # type: ignore[no-untyped-def]
     return np.int64(value), after
 
 
-@njit(
+@kernel(
     types.Tuple((types.uint64, types.int64, types.int64))(BYTES, types.int64, types.int64, types.int64),
     **INLINE,
 )
@@ -104,7 +104,7 @@ def payload(buf, pos, end, wire_type):  # type: ignore[no-untyped-def]
     return value, start, TRUNCATED if pos > end else pos
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64, types.int64), **KERNEL)
 def skip_group(buf, pos, end, tag, level):  # type: ignore[no-untyped-def]
     """The position behind the group that `tag` opened in a message at `level` (0: the outermost).
 
@@ -131,7 +131,7 @@ _FIELD_T = types.Tuple((types.int64, types.uint64, types.int64, types.int64))(
 )
 
 
-@njit(_FIELD_T, **KERNEL)
+@kernel(_FIELD_T, **KERNEL)
 def _any_field(buf, pos, end, level):  # type: ignore[no-untyped-def]
     tag, pos = varint32(buf, pos, end)
     if pos < 0:
@@ -146,7 +146,7 @@ def _any_field(buf, pos, end, level):  # type: ignore[no-untyped-def]
     return tag, value, start, pos
 
 
-@njit(_FIELD_T, **INLINE)
+@kernel(_FIELD_T, **INLINE)
 def field(buf, pos, end, level):  # type: ignore[no-untyped-def]
     """Read one field of a message at `level`: (tag, value of a varint, start, next position).
 
@@ -167,13 +167,13 @@ def field(buf, pos, end, level):  # type: ignore[no-untyped-def]
     return _any_field(buf, pos, end, level)
 
 
-@njit(types.uint64(BYTES, types.int64), **INLINE)
+@kernel(types.uint64(BYTES, types.int64), **INLINE)
 def word(buf, pos):  # type: ignore[no-untyped-def]
     """The eight bytes at `pos`, which the caller has checked, as a little-endian number."""
     return load(buf, pos)
 
 
-@njit(types.uint64(BYTES, types.int64, types.int64), **INLINE)
+@kernel(types.uint64(BYTES, types.int64, types.int64), **INLINE)
 def tail(buf, pos, end):  # type: ignore[no-untyped-def]
     """The last eight bytes of [pos, end), or all if there are fewer, as a little-endian number."""
     size = end - pos
@@ -188,7 +188,7 @@ def tail(buf, pos, end):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(types.boolean(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.boolean(BYTES, types.int64, types.int64), **KERNEL)
 def _is_any_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
     while pos < end:
         lead = buf[pos]
@@ -217,7 +217,7 @@ def _is_any_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+@kernel(types.boolean(BYTES, types.int64, types.int64), **INLINE)
 def is_ascii(buf, pos, end):  # type: ignore[no-untyped-def]
     """Whether every byte of [pos, end) is below 128."""
     bits = tail(buf, pos, end)
@@ -226,7 +226,7 @@ def is_ascii(buf, pos, end):  # type: ignore[no-untyped-def]
     return bits & _NOT_ASCII == 0
 
 
-@njit(types.boolean(BYTES, types.int64, types.int64), **INLINE)
+@kernel(types.boolean(BYTES, types.int64, types.int64), **INLINE)
 def is_utf8(buf, pos, end):  # type: ignore[no-untyped-def]
     """Whether [pos, end) is well-formed UTF-8 (RFC 3629: shortest forms only, no surrogates)."""
     return is_ascii(buf, pos, end) or _is_any_utf8(buf, pos, end)

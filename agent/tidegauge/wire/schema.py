@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 from tidegauge.wire.protobuf import (
     BYTES,
     LENGTH,
@@ -78,7 +78,7 @@ class Schema:
         return _FOURS if one.type in (one.TYPE_FLOAT, one.TYPE_FIXED32, one.TYPE_SFIXED32) else _VARINTS
 
 
-@njit(types.int64(SCHEMA_T, types.int64, types.int64), **INLINE)
+@kernel(types.int64(SCHEMA_T, types.int64, types.int64), **INLINE)
 def content_of(table, message, tag):  # type: ignore[no-untyped-def]
     """What the field of a message holds, as `Schema.table` has it; 0 for one that has no length."""
     if tag & 7 != LENGTH or tag >= _FIELDS << 3:
@@ -86,7 +86,7 @@ def content_of(table, message, tag):  # type: ignore[no-untyped-def]
     return np.int64(table[np.uintp(_FIELDS * message + (tag >> 3))])
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64), **KERNEL)
 def _packed(buf, pos, end, content):  # type: ignore[no-untyped-def]
     if content in (_EIGHTS, _FOURS):
         return TRUNCATED if (end - pos) % (8 if content == _EIGHTS else 4) else end
@@ -95,7 +95,7 @@ def _packed(buf, pos, end, content):  # type: ignore[no-untyped-def]
     return pos
 
 
-@njit(
+@kernel(
     types.int64(BYTES, types.int64, types.int64, types.int64, SCHEMA_T, types.int64, types.int64),
     **KERNEL,
 )
@@ -121,7 +121,7 @@ def validate(buf, tag, pos, end, table, message, level):  # type: ignore[no-unty
     return 0
 
 
-@njit(types.int64(BYTES, SCHEMA_T), **KERNEL)
+@kernel(types.int64(BYTES, SCHEMA_T), **KERNEL)
 def _validate_root(buf, table):  # type: ignore[no-untyped-def]
     pos, end = 0, np.int64(buf.size)
     while pos < end:

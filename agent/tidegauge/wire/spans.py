@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 from tidegauge.wire.attributes import (
     ATTRIBUTES_T,
     FOUND_T,
@@ -53,7 +53,7 @@ _LONGEST_NS = 2**63 - 1
 SPAN_T = numba.from_dtype(SPAN)
 
 
-@njit(types.boolean(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.boolean(BYTES, types.int64, types.int64), **KERNEL)
 def _is_zero(buf, pos, end):  # type: ignore[no-untyped-def]
     # Some senders write a root's absent parent as eight zero bytes, which is not a valid id.
     while pos < end and buf[pos] == 0:
@@ -61,7 +61,7 @@ def _is_zero(buf, pos, end):  # type: ignore[no-untyped-def]
     return pos == end
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64), **KERNEL)
 def _status(buf, pos, end, status):  # type: ignore[no-untyped-def]
     """Merge a piece of a valid Status: 1 for an error, 0 for none, `status` where it sets no code."""
     while 0 <= pos < end:
@@ -71,7 +71,7 @@ def _status(buf, pos, end, status):  # type: ignore[no-untyped-def]
     return status
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64, FOUND_T), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64, FOUND_T), **KERNEL)
 def _event(buf, pos, end, seen, own):  # type: ignore[no-untyped-def]
     """Note an event that is a mark, the first of its name, and return the slots seen. Negative: an error."""
     mark, time_ns = event(buf, pos, end, 4)
@@ -84,7 +84,7 @@ def _event(buf, pos, end, seen, own):  # type: ignore[no-untyped-def]
     return seen | 1 << slot
 
 
-@njit(types.void(BYTES, types.int64, types.uint64, types.int64, types.int64, SPAN_T), **INLINE)
+@kernel(types.void(BYTES, types.int64, types.uint64, types.int64, types.int64, SPAN_T), **INLINE)
 def _ids(buf, tag, value, pos, end, span):  # type: ignore[no-untyped-def]
     """Set the span's kind or one of its three ids, where the field is one of them."""
     if tag == _KIND:
@@ -100,7 +100,7 @@ def _ids(buf, tag, value, pos, end, span):  # type: ignore[no-untyped-def]
         span.is_root = _is_zero(buf, pos, end)
 
 
-@njit(
+@kernel(
     types.int64(
         BYTES,
         types.int64,
@@ -157,7 +157,7 @@ def read_span(buf, pos, end, table, message, text, attributes, by_length, own, s
     return seen
 
 
-@njit(types.void(BYTES, types.uint64, types.int64, FOUND_T), **KERNEL)
+@kernel(types.void(BYTES, types.uint64, types.int64, FOUND_T), **KERNEL)
 def hash_values(buf, seed, seen, found):  # type: ignore[no-untyped-def]
     """Hash the identity's values; those not seen become empty, with a hash of 0."""
     for slot in range(IDENTITY_SLOTS):
@@ -170,7 +170,7 @@ def hash_values(buf, seed, seen, found):  # type: ignore[no-untyped-def]
             value.hash = 0
 
 
-@njit(types.void(BYTES, types.uint64, types.int64, FOUND_T, FOUND_T, SPAN_T), **KERNEL)
+@kernel(types.void(BYTES, types.uint64, types.int64, FOUND_T, FOUND_T, SPAN_T), **KERNEL)
 def identify(buf, seed, seen, own, inherited, span):  # type: ignore[no-untyped-def]
     """Resolve the four values, the span's own before its resource's, and the series key."""
     name = np.int64(span.name_offset)

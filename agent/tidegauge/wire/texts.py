@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from tidegauge.stats.kernel import INLINE, KERNEL
+from tidegauge.stats.kernel import INLINE, KERNEL, kernel
 from tidegauge.stats.pointers import peek
 from tidegauge.wire.known import INT32, INT64, KNOWN, SOUGHT, ends, hash_of, place_of
 from tidegauge.wire.met import MET, OTHERS, meet, reduce, tell
@@ -41,7 +41,7 @@ class _Array(NamedTuple):
 _ARRAY = types.NamedUniTuple(types.int64, 7, _Array)
 
 
-@njit(_ARRAY(types.int64, types.int64), **INLINE)
+@kernel(_ARRAY(types.int64, types.int64), **INLINE)
 def _array(address: Any, kind: Any) -> Any:
     # struct ArrowArray: length, null_count, offset, n_buffers, n_children, buffers, children, dictionary, ...
     length, offset, buffers = peek(address, 0, _I64), peek(address, 2, _I64), peek(address, 5, _I64)
@@ -54,12 +54,12 @@ def _array(address: Any, kind: Any) -> Any:
     return _Array(validity, first, second, peek(address, 7, _I64), offset, length, last)
 
 
-@njit(types.boolean(types.int64, types.int64), **INLINE)
+@kernel(types.boolean(types.int64, types.int64), **INLINE)
 def _bit(bits, index):  # type: ignore[no-untyped-def]
     return (peek(bits, index >> 3, _U8) >> _U8(index & 7)) & 1 != 0
 
 
-@njit(types.Tuple(SOUGHT)(_ARRAY, types.int64, types.int64), **INLINE)
+@kernel(types.Tuple(SOUGHT)(_ARRAY, types.int64, types.int64), **INLINE)
 def _text(array, kind, index):  # type: ignore[no-untyped-def]
     """What to seek of a value; a length of -1 for a null."""
     index += array.offset
@@ -78,7 +78,7 @@ def _text(array, kind, index):  # type: ignore[no-untyped-def]
     return low, high, at, length
 
 
-@njit(types.int64(_ARRAY, types.int64, types.int64, types.int64), **INLINE)
+@kernel(types.int64(_ARRAY, types.int64, types.int64, types.int64), **INLINE)
 def _index(array, width, entries, row):  # type: ignore[no-untyped-def]
     """A row's place in a dictionary of so many entries, -1 for a null."""
     row += array.offset
@@ -95,12 +95,12 @@ def _index(array, width, entries, row):  # type: ignore[no-untyped-def]
     return found if 0 <= found < entries else -1
 
 
-@njit(types.int64(types.int64, types.int64), **INLINE)
+@kernel(types.int64(types.int64, types.int64), **INLINE)
 def _child(batch, column):  # type: ignore[no-untyped-def]
     return peek(peek(batch, 6, _I64), column, _I64)
 
 
-@njit(types.boolean(types.int64, _COLUMNS), **KERNEL)
+@kernel(types.boolean(types.int64, _COLUMNS), **KERNEL)
 def _fits(batch, columns):  # type: ignore[no-untyped-def]
     """Whether columns have the buffers and dictionaries that they are to be read by."""
     for its in columns:
@@ -115,7 +115,7 @@ def _fits(batch, columns):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(types.UniTuple(_ARRAY, 2)(types.int64, types.int64, types.int64, types.int64), **INLINE)
+@kernel(types.UniTuple(_ARRAY, 2)(types.int64, types.int64, types.int64, types.int64), **INLINE)
 def _column(batch, column, kind, width):  # type: ignore[no-untyped-def]
     """Where a column lies and where its values do, which are in its dictionary where it has one."""
     if width == 0:
@@ -125,7 +125,7 @@ def _column(batch, column, kind, width):  # type: ignore[no-untyped-def]
     return array, _array(array.dictionary, kind)
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(
         types.UniTuple(_ARRAY, 2),
         _COLUMN,
@@ -171,7 +171,7 @@ def _count(arrays, its, known, met, mapped, total, most, head, places):  # type:
     return nulls, new
 
 
-@njit(
+@kernel(
     types.int64(
         types.int64,
         _COLUMNS,
@@ -224,7 +224,7 @@ def count(batch, columns, known, met, mapped, totals, missing, others, places): 
     return 0
 
 
-@njit(types.boolean(types.int64, _COLUMNS, KNOWN, _COLUMN, types.int64, types.float32[:, ::1]), **KERNEL)
+@kernel(types.boolean(types.int64, _COLUMNS, KNOWN, _COLUMN, types.int64, types.float32[:, ::1]), **KERNEL)
 def pick(batch, columns, known, rows, first, found):  # type: ignore[no-untyped-def]
     """Look up the texts of some rows: their places among the known, k for others and NaN for nulls.
 
@@ -252,7 +252,7 @@ def pick(batch, columns, known, rows, first, found):  # type: ignore[no-untyped-
     return True
 
 
-@njit(
+@kernel(
     types.void(types.Array(types.int32, 2, "C", readonly=True), _COLUMN, _COLUMN, types.int64[:, ::1], INT64),
     **KERNEL,
 )

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from tidegauge.identity import UNKNOWN_MODEL, Identity
-from tidegauge.stats.kernel import KERNEL
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.wire.attributes import ATTRIBUTES_T, FOUND, FOUND_T, LENGTHS_T, MARK_SLOTS, Keys, equal, read
 from tidegauge.wire.counts import LEAVES, RESOURCES, SCOPES
 from tidegauge.wire.marks import MARK, Mark
@@ -109,7 +109,7 @@ def _shown(raw: bytes, start: int, end: int) -> str:
     return text.lower() if case == "bool_value" else text[:_MAX_TEXT]
 
 
-@njit(types.int64(BYTES, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64), **KERNEL)
 def _known_scope(buf, pos, end):  # type: ignore[no-untyped-def]
     for place in range(1, _SCOPE_ENDS.size):
         begin, length = _SCOPE_ENDS[place - 1], _SCOPE_ENDS[place] - _SCOPE_ENDS[place - 1]
@@ -118,7 +118,7 @@ def _known_scope(buf, pos, end):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(types.int64(BYTES, types.int64, types.int64, types.int64), **KERNEL)
+@kernel(types.int64(BYTES, types.int64, types.int64, types.int64), **KERNEL)
 def _scope(buf, pos, end, scope):  # type: ignore[no-untyped-def]
     """Merge a piece of a valid InstrumentationScope: its place in SCOPES_KNOWN, unnamed `scope`."""
     while 0 <= pos < end:
@@ -128,7 +128,7 @@ def _scope(buf, pos, end, scope):  # type: ignore[no-untyped-def]
     return scope
 
 
-@njit(types.int64(types.int64, types.int64, FOUND_T, types.int64, _MARK_T[::1]), **KERNEL)
+@kernel(types.int64(types.int64, types.int64, FOUND_T, types.int64, _MARK_T[::1]), **KERNEL)
 def _emit(span, seen, own, count, marks):  # type: ignore[no-untyped-def]
     """Add the marks seen on a span behind the first `count`, as far as there is room; count them all."""
     for slot in range(MARK_SLOTS, own.size):
@@ -142,7 +142,7 @@ def _emit(span, seen, own, count, marks):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(
+@kernel(
     types.int64(
         BYTES,
         types.int64,
@@ -184,7 +184,7 @@ def _resource(buf, pos, end, table, message, text, attributes, by_length, inheri
 _KEYS_T = (SCHEMA_T, BYTES, ATTRIBUTES_T, LENGTHS_T, types.uint64)
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(
         BYTES,
         types.int64,
@@ -246,7 +246,7 @@ def _scope_spans(  # type: ignore[no-untyped-def]
     return count, marked
 
 
-@njit(
+@kernel(
     types.UniTuple(types.int64, 2)(BYTES, *_KEYS_T, FOUND_T, FOUND_T, SPAN_T[::1], _MARK_T[::1]),
     **KERNEL,
 )

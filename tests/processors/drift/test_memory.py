@@ -69,6 +69,12 @@ def test_an_identity_takes_what_the_document_says(settings):
     pane = stated(
         "a pane", numbers=NUMBERS, most_bins=BINS, categorical_columns=2, most_categories=CATEGORIES
     )
+    sizes = [sum(array.nbytes for array in one.arrays().values()) for one in held]
+    # The one that rows go to and the sum of what has left; the others' counts take a byte each.
+    assert max(sizes) == pane
+    assert sorted(sizes)[-3] < 0.7 * pane
+    for one in held:
+        one.widen()
     assert {sum(array.nbytes for array in one.arrays().values()) for one in held} == {pane}
     # Alarms keep the two largest arrays of a pane.
     assert max(sum(array.nbytes for array in one) for one in recent) < pane

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tidegauge.config import Drift as Settings
-from tidegauge.processors.drift.counts import Counts, Tables
+from tidegauge.processors.drift.counts import Counts, Tables, narrowed
 from tidegauge.stats.evidence import concentrations, inflation, watch
 
 _OVER = 3.0
@@ -29,10 +29,14 @@ and evidence gathers from 1.8 times."""
 
 
 class Recent(NamedTuple):
-    """What is kept of a pane: int64[columns, most bins] of numbers and of categories."""
+    """What is kept of a pane: [columns, most bins] of numbers and of categories, of any whole type."""
 
-    counts: npt.NDArray[np.int64]
-    categories: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.integer[Any]]
+    categories: npt.NDArray[np.integer[Any]]
+
+    def narrow(self) -> Recent:
+        """In as few bytes as they need."""
+        return Recent(*map(narrowed, self))
 
 
 class AlarmState(NamedTuple):
@@ -98,13 +102,13 @@ class Alarms:
                 zip(self._tables.baselines, self._concentrations(), halves, found, strict=True)
             ):
                 if len(log_r):
-                    recent = np.stack([one[kind] for one in self._recent])
+                    recent = np.stack([one[kind] for one in self._recent], dtype=np.int64)
                     spread = inflation(recent, baselines.bins, kind == 0)
                     most = self.level + _OVER
                     its = self._lessened(given, baselines.counts, spread)
                     watch(baselines.bins, baselines.counts, its, window, spread, most, log_r)
             self.alarming = turn(self.alarming, self.log_r, self.level)
-        self._recent.append(found)
+        self._recent.append(found.narrow())
 
     def capture(self) -> AlarmState:
         """All that they have gathered. The panes are never changed, so they are not copied."""
@@ -114,7 +118,7 @@ class Alarms:
         """Go on from there."""
         self.log_r = state.log_r
         self.alarming = state.alarming
-        self._recent.extend(state.recent)
+        self._recent.extend(one.narrow() for one in state.recent)
 
     def _concentrations(self) -> tuple[npt.NDArray[np.float64], ...]:
         if self._wanted is None:

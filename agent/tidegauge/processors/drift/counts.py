@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from tidegauge.batch import Content
 from tidegauge.layout import FOLDED, Kind, Layout, Role
+from tidegauge.metric import Attributes
 from tidegauge.plain import Plain
 from tidegauge.processors.drift.texts import Counted, Texts, address_of
 from tidegauge.processors.drift.unseen import Unknown
@@ -40,6 +41,9 @@ class Tables:
     """
 
     def __init__(self, reference: Reference) -> None:
+        self.labelled: dict[
+            Attributes, tuple[tuple[Attributes, ...], ...]
+        ] = {}  # kept by `report.bin_labels`
         self.is_of_first_rows = reference.source == "first_rows"
         self.numeric = tuple(p for p in reference.profiles if p.kind is Kind.NUMERIC)
         self.categorical = tuple(p for p in reference.profiles if p.kind is Kind.CATEGORICAL)
@@ -113,8 +117,14 @@ class Tables:
         return self.numeric + self.categorical
 
 
+_WHOLE = ("counts", "tallies", "categories", "missing")
+_NARROW = tuple((np.iinfo(kind).max, np.dtype(kind)) for kind in (np.uint8, np.uint16, np.uint32))
+
+
 class Counts:
     """What a pane holds: counts and sums per bin, squares and tallies. Sums of panes are panes.
+
+    Whole numbers are int64 where rows are folded into them. Those of a pane that waits may be `narrow`.
 
     Without `vectors` it holds nothing of embeddings.
     """
@@ -147,6 +157,16 @@ class Counts:
         vars(made).update(arrays)
         return made
 
+    def narrow(self) -> None:
+        """Keep whole numbers in as few bytes as the largest one needs: a pane of 500 rows takes half."""
+        held = self.arrays()
+        vars(self).update({name: narrowed(held[name]) for name in _WHOLE})
+
+    def widen(self) -> None:
+        """Have whole numbers as `fold` takes them."""
+        held = self.arrays()
+        vars(self).update({name: held[name].astype(np.int64, copy=False) for name in _WHOLE})
+
     def copy(self) -> Counts:
         """Another one with the same counts."""
         return Counts.of({name: array.copy() for name, array in self.arrays().items()})
@@ -166,6 +186,13 @@ class Counts:
         self.missing += other.missing
         self.vectors += other.vectors
         return self
+
+
+def narrowed(counts: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+    """The same numbers, of the smallest unsigned type that has them all, else int64."""
+    least, most = (int(counts.min()), int(counts.max())) if counts.size else (0, 0)
+    wanted = [kind for largest, kind in _NARROW if least >= 0 and most <= largest]
+    return counts.astype(wanted[0] if wanted else np.int64, copy=False)
 
 
 class Skipped(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,16 +15,17 @@ from tidegauge.categories import has_views, spelled_out
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Layout
-from tidegauge.metric import Metric, Number, attributes
+from tidegauge.metric import Metric, Number, Point, attributes
 from tidegauge.plain import Plain
 from tidegauge.processors.drift.checkpoint import DriftState, FirstRows, IdentityState, decode
 from tidegauge.processors.drift.counts import Tables
 from tidegauge.processors.drift.joint import Turns
-from tidegauge.processors.drift.report import METRICS, Labels, Points
+from tidegauge.processors.drift.report import METRICS, Points, bin_labels, family
 from tidegauge.processors.drift.sections import Section
 from tidegauge.processors.drift.warmup import WarmUp
 from tidegauge.processors.drift.watch import Watch
 from tidegauge.profile import ProfileError, Reference
+from tidegauge.runs import Chain, Column
 from tidegauge.statefile import StateError
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Drift:
         self._settings = settings
         self._references: dict[Model, Reference] = {}
         self._tables: dict[Model, Tables] = {}
-        self._described: dict[Model, Points] = {}
+        self._described: dict[Model, dict[str, Sequence[Point]]] = {}
         self._warm_ups: dict[Model, WarmUp] = {}
         self._ids: dict[Model, str] = {}
         self._unfit: set[Model] = set()
@@ -153,16 +154,16 @@ class Drift:
 
     def collect(self, now_ns: int) -> tuple[Metric, ...]:
         """Statistics of every window, counts on both sides and the references' own rows."""
-        points: Points = defaultdict(list)
+        found: dict[str, list[Sequence[Point]]] = defaultdict(list)
         self.turns.take(now_ns)
         self._outgoing = {who: one for who, one in self._outgoing.items() if now_ns < one.until_ns}
         for watch in self._watching():
-            watch.collect(now_ns, points)
-        self._collect_references(points)
+            watch.collect(now_ns, found)
+        self._collect_references(found)
         return tuple(
-            Metric(name, about.kind, about.unit, about.description, tuple(points[name]), self._start_ns)
+            Metric(name, about.kind, about.unit, about.description, Chain(found[name]), self._start_ns)
             for name, about in METRICS.items()
-            if name in points
+            if name in found
         )
 
     def capture(self) -> DriftState:
@@ -299,7 +300,8 @@ class Drift:
         self.turns.join(watch.joint)
         return watch
 
-    def _collect_references(self, points: Points) -> None:
+    def _collect_references(self, found: dict[str, list[Sequence[Point]]]) -> None:
+        points: Points = defaultdict(Column)
         for (model, version), reference in self._references.items():
             where = attributes(model=model, version=version, source=reference.source)
             points["reference.rows"].append(Number(where, float(reference.rows)))
@@ -319,15 +321,14 @@ class Drift:
             if not described:
                 described.update(self._describe(self._tables[whose], Identity(*whose)))
             for name, more in described.items():
-                points[name].extend(more)
+                found[name].append(more)
+        for name, column in points.items():
+            found[name].append(column.points())
 
-    def _describe(self, tables: Tables, whose: Identity) -> Points:
+    def _describe(self, tables: Tables, whose: Identity) -> dict[str, Sequence[Point]]:
         """The counts of a reference, once, whatever the number of stages and data sources."""
-        points: Points = defaultdict(list)
-        for profile, bins in zip(tables.profiles, tables.bins, strict=True):
-            names = Labels(whose.attributes(), profile, bins=bins)
-            points[f"{names.prefix}.reference.count"].extend(
-                Number(where, float(count))
-                for where, count in zip(names.bins, profile.counts.tolist(), strict=False)
-            )
-        return points
+        points: Points = defaultdict(Column)
+        for profile, bins in zip(tables.profiles, bin_labels(tables, whose.attributes()), strict=True):
+            counts = profile.counts.tolist()
+            points[f"{family(profile.role)[0]}.reference.count"].put(bins[: len(counts)], map(float, counts))
+        return {name: column.points() for name, column in points.items()}

@@ -47,12 +47,12 @@ class Findings(NamedTuple):
 
 class Frame(NamedTuple):
     """What of a reference is compared: places of the features in `Tables.profiles`, those among them that
-    are ordered, and float32[rows, profiles] of its sample."""
+    are ordered, and how many rows its sample has."""
 
     features: npt.NDArray[np.int64]
     categorical: tuple[bool, ...]
     ordered: npt.NDArray[np.int64]
-    sample: npt.NDArray[np.float32]
+    rows: int
 
 
 class Joint:
@@ -96,7 +96,7 @@ class Joint:
         assert self._rows is not None
         self.looked_ns, self._judged = now_ns, self._updates
         window, least = self._rows.sample(), self._settings.min_rows
-        if len(window) >= least and len(self._frame.sample) >= least and len(self._frame.features):
+        if len(window) >= least and self._frame.rows >= least and len(self._frame.features):
             return partial(self._judge, window)
         self.findings = None
         return None
@@ -121,29 +121,31 @@ class Joint:
 
     def _judge(self, window: Rows32, outliers: bool) -> Findings:
         frame = self._frame
-        reference, seen = (_chosen(rows, frame.features) for rows in (frame.sample, window))
+        # Put together each time, in a millisecond: kept, it would be there twice, 4 kB a column.
+        sample = np.column_stack([one.sample for one in self._tables.profiles]).astype(np.float32)
+        reference, seen = (_chosen(rows, frame.features) for rows in (sample, window))
         before, after = joint.alike(reference, seen, frame.categorical)
         outlying = None
         if outliers:
             if self._forest is None:
-                self._forest = Forest(frame.sample[:, frame.features])
+                self._forest = Forest(sample[:, frame.features])
             outlying = self._forest.judge(window[:, frame.features])
         return Findings(
             len(window),
             joint.domain_auc(before, after),
             joint.reconstruction(before, after),
-            self._pairs(frame, window),
+            self._pairs(frame, sample, window),
             outlying,
         )
 
-    def _pairs(self, frame: Frame, window: Rows32) -> Pairs:
+    def _pairs(self, frame: Frame, sample: Rows32, window: Rows32) -> Pairs:
         """Ordered features that are correlated in the reference, or in the window."""
         if len(frame.ordered) < 2:
             return _NO_PAIRS
         least = self._settings.multivariate.correlation
         found = [
             frame.ordered[joint.correlated(joint.normal_scores(_chosen(rows, frame.ordered)), least)]
-            for rows in (frame.sample, window)
+            for rows in (sample, window)
         ]
         return np.unique(np.concatenate(found), axis=0)
 
@@ -157,7 +159,7 @@ class Joint:
         identity = self._identity
         found = self.findings if self._rows.reach(clock_ns) else None
         if found is None:
-            few = len(self._frame.sample) >= self._settings.min_rows
+            few = self._frame.rows >= self._settings.min_rows
             where = identity.attributes(reason=FEW_ROWS if few else NO_SAMPLE)
             points["model.drift.unjudged"].append(Number(where, 1.0))
             return
@@ -255,8 +257,6 @@ def _chosen(rows: npt.NDArray[np.float32], columns: npt.NDArray[np.int64]) -> np
 def _frame(tables: Tables) -> Frame:
     profiles = tables.profiles
     rows = {len(profile.sample) for profile in profiles}
-    whole = len(rows) == 1
-    sample = np.column_stack([one.sample for one in profiles]) if whole else np.empty((0, len(profiles)))
     places = [place for place, one in enumerate(profiles) if one.role is Role.FEATURE]
     # Two categories have an order, whichever.
     ordered = [
@@ -268,5 +268,5 @@ def _frame(tables: Tables) -> Frame:
         np.array(places, np.int64),
         tuple(profiles[place].kind is Kind.CATEGORICAL for place in places),
         np.array(ordered, np.int64),
-        sample.astype(np.float32),
+        rows.pop() if len(rows) == 1 else 0,
     )

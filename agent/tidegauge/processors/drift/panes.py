@@ -47,6 +47,7 @@ class Panes:
         self._retired = self._fresh()
         self._until: float = -math.inf
         self._lent: set[tuple[int, int]] = set()  # captured as they are: copied before they are changed
+        self._wide: set[tuple[int, int]] = set()  # given to have rows folded into them since `retire`
 
     def begin(self, level: int, time_ns: int) -> int:
         """Where the window of `level` that holds `time_ns` in its last pane begins, Unix nanoseconds."""
@@ -71,11 +72,16 @@ class Panes:
         return watermark_ns < self._until
 
     def retire(self, watermark_ns: int) -> None:
-        """Move what lies before each level's window, as of the watermark, to the next level."""
+        """Move what lies before each level's window, as of the watermark, to the next level. Panes that
+        were given before are not to be folded into any more."""
         for level, panes in enumerate(self._levels):
             first = self.begin(level, watermark_ns) // self._widths[level]
             for number in [number for number in panes if number < first]:
                 self._after(level, number).__iadd__(panes.pop(number))
+        for level, number in self._wide:
+            if (pane := self._levels[level].get(number)) is not None:
+                pane.narrow()
+        self._wide = set()
         self._until = min((watermark_ns // width + 1) * width for width in self._widths)
 
     def place(self, first_ns: int, last_ns: int, watermark_ns: int) -> Counts | None:
@@ -161,6 +167,7 @@ class Panes:
             if level == RETIRED:
                 self._retired = pane
             else:
+                pane.narrow()
                 self._levels[level][number] = pane
         if anew:
             self._retired = self._fresh()
@@ -190,4 +197,7 @@ class Panes:
         elif (level, number) in self._lent:
             pane = self._levels[level][number] = pane.copy()
         self._lent.discard((level, number))
+        if (level, number) not in self._wide:
+            pane.widen()
+            self._wide.add((level, number))
         return pane

@@ -39,12 +39,12 @@ def inspect(
     for names, column in zip(labels, columns, strict=True):
         present, rows = column.rows, column.rows + column.missing
         if column.profile.kind is Kind.NUMERIC and rows:
-            points[f"{names.prefix}.nan"].append(Number(names.column, column.nan / rows))
+            points[f"{names.prefix}.nan"].note(names.column, column.nan / rows)
             if present:
-                points[f"{names.prefix}.infinite"].append(Number(names.column, column.infinite / present))
+                points[f"{names.prefix}.infinite"].note(names.column, column.infinite / present)
         if present >= settings.min_rows and varies(column.profile):
             constant = is_constant(column)
-            points[f"{names.prefix}.constant"].append(Number(names.column, float(constant)))
+            points[f"{names.prefix}.constant"].note(names.column, float(constant))
             violations["constant"] += constant
         violations.update(unusual(column, settings))
     return violations
@@ -55,7 +55,7 @@ def missing_columns(
 ) -> Counter[str]:
     """Points of the columns that batches lack; returns what these and the skipped ones violate."""
     for column in vanished:
-        points[f"{labels[column].prefix}.vanished"].append(Number(labels[column].column, 1.0))
+        points[f"{labels[column].prefix}.vanished"].note(labels[column].column, 1.0)
     found = Counter(_REASONS[one.reason] for one in skipped if one.reason in _REASONS)
     found["vanished"] = len(vanished)
     return found

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit, types
+from numba import types
 
 from tidegauge.layout import storage_type
+from tidegauge.stats.kernel import kernel
 from tidegauge.stats.keyed import mix
 from tidegauge.wire.attributes import digest
 from tidegauge.wire.protobuf import BYTES
@@ -121,7 +122,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-@njit(
+@kernel(
     types.uint64[::1](types.Array(types.uint64, 1, "C", readonly=True), types.uint64), cache=True, nogil=True
 )
 def _numbers(values, seed):  # type: ignore[no-untyped-def]
@@ -131,7 +132,7 @@ def _numbers(values, seed):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(
+@kernel(
     types.uint64[::1](BYTES, types.Array(types.int64, 1, "C", readonly=True), types.uint64),
     cache=True,
     nogil=True,
@@ -143,7 +144,7 @@ def _texts(octets, bounds, seed):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(types.int64(types.uint32[:, ::1], types.uint8[::1], types.uint64[::1]), **_KERNEL)
+@kernel(types.int64(types.uint32[:, ::1], types.uint8[::1], types.uint64[::1]), **_KERNEL)
 def _count(tags, oldest, hashes):  # type: ignore[no-untyped-def]
     repeats = 0
     for key in hashes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,15 +12,16 @@ import numpy.typing as npt
 from tidegauge.heavy_hitters import Ranked
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
-from tidegauge.metric import Attributes, Histogram, Number, Point
+from tidegauge.metric import Attributes, Histogram
 from tidegauge.metric import Kind as MetricKind
 from tidegauge.processors.drift.alarms import Alarms
-from tidegauge.processors.drift.counts import Tally
+from tidegauge.processors.drift.counts import Tables, Tally
 from tidegauge.processors.drift.evidence import EMPTY_REFERENCE, FEW_ROWS, NULL_QUANTILE, Evidence
 from tidegauge.profile import Profile, category_label
+from tidegauge.runs import Column
 from tidegauge.stats.comparison import PSI, STATISTICS
 
-Points = dict[str, list[Point]]
+Points = dict[str, Column]
 """Points by metric name."""
 
 Pair = tuple[str, str]
@@ -48,46 +49,59 @@ class Labels:
     """The attributes of one column's points, made once: making them costs more than the points do.
 
     Pairs are shared, those of `identity` by all columns: a pair takes 56 bytes, and a column has 90 series.
-    `bins` are the names of the bins, for the window that tells its counts; `told` the statistics that the
-    window tells.
+    `bins` are those of the counts, where the window tells them; `told` the statistics that it tells.
     """
+
+    __slots__ = ("bins", "column", "places", "prefix", "quantiles", "statistics")
 
     def __init__(
         self,
         identity: Attributes,
         profile: Profile,
         window: str = "",
-        bins: Iterable[Pair] = (),
+        bins: tuple[Attributes, ...] = (),
         told: Collection[str] = STATISTICS,
     ) -> None:
         self.prefix, key = family(profile.role)
         self.column: Attributes = (*identity, (key, profile.name))
-        self.bins = tuple((*self.column, pair) for pair in (*bins, _MISSING))
+        self.bins = bins
         if window:
             self.column = (*self.column, ("window", window))
         self.places = tuple(place for place, name in enumerate(STATISTICS) if name in told)
         self.statistics = tuple((*self.column, _STATISTICS[place]) for place in self.places)
         self.quantiles = tuple((*names, _PROBABILITY) for names in self.statistics)
-        self.reasons = {reason: (*self.column, pair) for reason, pair in _REASONS.items()}
+
+
+def bin_labels(tables: Tables, identity: Attributes) -> tuple[tuple[Attributes, ...], ...]:
+    """The attributes of each bin of each column, and of missing values, made once: a reference's counts have
+    the window's where an identity is no more than a model and its version."""
+    found = tables.labelled.get(identity)
+    if found is None:
+        columns = [(*identity, (family(one.role)[1], one.name)) for one in tables.profiles]
+        found = tables.labelled[identity] = tuple(
+            tuple((*column, pair) for pair in (*bins, _MISSING))
+            for column, bins in zip(columns, tables.bins, strict=True)
+        )
+    return found
 
 
 def describe(labels: Labels, column: Tally, points: Points) -> None:
     """Points that need no reference to be large enough: rows, shares and counts."""
     profile, prefix, where = column.profile, labels.prefix, labels.column
     present, rows = column.rows, column.rows + column.missing
-    points[f"{prefix}.window.rows"].append(Number(where, float(rows)))
+    points[f"{prefix}.window.rows"].note(where, float(rows))
     if rows:
-        points[f"{prefix}.missing"].append(Number(where, column.missing / rows))
+        points[f"{prefix}.missing"].note(where, column.missing / rows)
     if present and profile.kind is Kind.CATEGORICAL:
-        points[f"{prefix}.unseen"].append(Number(where, int(column.counts[-1]) / present))
+        points[f"{prefix}.unseen"].note(where, int(column.counts[-1]) / present)
     if present and profile.rows and profile.kind is Kind.NUMERIC:
-        points[f"{prefix}.out_of_range"].append(Number(where, column.out_of_range / present))
+        points[f"{prefix}.out_of_range"].note(where, column.out_of_range / present)
         if prefix == "prediction" and present > column.infinite:
             mean = profile.center + _sum(column.sums) / (present - column.infinite)
             if math.isfinite(mean):
-                points["prediction.mean"].append(Number(where, mean))
+                points["prediction.mean"].note(where, mean)
     counts = (*column.counts.tolist(), column.missing)
-    points[f"{prefix}.window.count"].extend(map(Number, labels.bins, map(float, counts)))
+    points[f"{prefix}.window.count"].put(labels.bins, map(float, counts))
 
 
 def name_unseen(labels: Labels, column: Tally, frequent: Ranked, most: int, points: Points) -> None:
@@ -96,7 +110,7 @@ def name_unseen(labels: Labels, column: Tally, frequent: Ranked, most: int, poin
     for text, count in zip(frequent.texts[:most], frequent.counts[:most].tolist(), strict=True):
         if count >= _NAMED * column.rows:
             where = (*labels.column, ("category", category_label(text)))
-            points[f"{labels.prefix}.unseen.category.rows"].append(Number(where, float(count)))
+            points[f"{labels.prefix}.unseen.category.rows"].note(where, float(count))
 
 
 def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
@@ -112,29 +126,32 @@ def report(labels: Sequence[Labels], its: Evidence, points: Points) -> None:
     for place, (names, drifted, values, p_values, quantiles) in enumerate(table):
         prefix = names.prefix
         if reason := its.unjudged(place):
-            points[f"{prefix}.drift.unjudged"].append(Number(names.reasons[reason], 1.0))
+            points[f"{prefix}.drift.unjudged"].note((*names.column, _REASONS[reason]), 1.0)
             continue
-        points[f"{prefix}.drift.score"].append(Number(names.column, values[PSI]))
-        points[f"{prefix}.drifted"].append(Number(names.column, float(drifted)))
+        points[f"{prefix}.drift.score"].note(names.column, values[PSI])
+        points[f"{prefix}.drifted"].note(names.column, float(drifted))
         for metric, keys, found in (
             ("statistic", names.statistics, values),
             ("p_value", names.statistics, p_values),
             ("null_quantile", names.quantiles, quantiles),
         ):
-            points[f"{prefix}.drift.{metric}"].extend(
-                Number(key, found[at])
-                for at, key in zip(names.places, keys, strict=True)
-                if math.isfinite(found[at])
-            )
+            told = found if len(keys) == len(found) else [found[at] for at in names.places]
+            column = points[f"{prefix}.drift.{metric}"]
+            if math.isfinite(sum(told)):
+                column.put(keys, told)
+                continue
+            for key, value in zip(keys, told, strict=True):
+                if math.isfinite(value):
+                    column.note(key, value)
 
 
 def alarm(labels: Sequence[Labels], alarms: Alarms, shared: Attributes, points: Points) -> None:
     """Points of the detectors: which columns are in alarm, and how near the others are."""
     alarming, shares = alarms.alarming.tolist(), alarms.shares.tolist()
     for names, is_alarm, share in zip(labels, alarming, shares, strict=True):
-        points[f"{names.prefix}.drift.alarm"].append(Number(names.column, float(is_alarm)))
-        points[f"{names.prefix}.drift.evidence"].append(Number(names.column, share))
-    points["model.drift.alarm"].append(Number(shared, float(any(alarming))))
+        points[f"{names.prefix}.drift.alarm"].note(names.column, float(is_alarm))
+        points[f"{names.prefix}.drift.evidence"].note(names.column, share)
+    points["model.drift.alarm"].note(shared, float(any(alarming)))
 
 
 def own_quantiles(
@@ -144,7 +161,7 @@ def own_quantiles(
     for names, value in zip(labels, usual.tolist(), strict=True):
         if math.isfinite(value):
             where = (*names.column, ("probability", f"{quantile:g}"))
-            points[f"{names.prefix}.drift.own_quantile"].append(Number(where, value))
+            points[f"{names.prefix}.drift.own_quantile"].note(where, value)
 
 
 def lifetime(identity: Identity, column: Tally) -> Histogram:

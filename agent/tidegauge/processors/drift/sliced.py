@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import OVERFLOW, Identity
-from tidegauge.metric import Attributes, Number, Table
+from tidegauge.metric import Attributes, Number, Point, Table
 from tidegauge.processors.drift.counts import Counts, Tables
-from tidegauge.processors.drift.report import Points, family
+from tidegauge.processors.drift.report import family
 from tidegauge.processors.drift.slices import Slice
 from tidegauge.processors.drift.window import Window
 from tidegauge.profile import Profile
@@ -76,9 +76,9 @@ class Judgement(NamedTuple):
         return cls(slices, totals, rows, scores, p_values, null_quantiles, own, judged, drifted, worst)
 
 
-def report(identity: Identity, window: Window, now_ns: int, settings: Settings) -> Points:
+def report(identity: Identity, window: Window, now_ns: int, settings: Settings) -> dict[str, list[Point]]:
     """Points of every slice of a window, and of the worst `drift.slices.worst` columns of slices."""
-    points: Points = {}
+    points: dict[str, list[Point]] = {}
     tables, slices = window.tables, window.slices
     overflow = [
         Number(identity.attributes(segment=one.name), float(one.overflowed))
@@ -131,7 +131,9 @@ def _table(tables: Tables, where: Attributes, its: Judgement, one: int) -> Table
     return Table(where, tuple(tables.names[column] for column in others.tolist()), values)
 
 
-def _tell(tables: Tables, where: Attributes, its: Judgement, pair: Pair, points: Points) -> None:
+def _tell(
+    tables: Tables, where: Attributes, its: Judgement, pair: Pair, points: dict[str, list[Point]]
+) -> None:
     """Points of one column of one slice."""
     at = (*where, _column(tables.profiles[pair[1]]))
     values, p_values = _statistics(tables, its, pair)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import structs
 
@@ -12,7 +12,7 @@ from tidegauge.batch import Records
 from tidegauge.config import Drift as Settings
 from tidegauge.identity import Identity
 from tidegauge.layout import Kind, Role
-from tidegauge.metric import Histogram, Number
+from tidegauge.metric import Histogram, Number, Point
 from tidegauge.processors.drift import sliced
 from tidegauge.processors.drift.adaptive import Scores
 from tidegauge.processors.drift.alarms import Alarms
@@ -30,6 +30,7 @@ from tidegauge.processors.drift.report import (
     Labels,
     Points,
     alarm,
+    bin_labels,
     describe,
     family,
     lifetime,
@@ -43,6 +44,7 @@ from tidegauge.processors.drift.slices import SegmentState
 from tidegauge.processors.drift.stream import Stream
 from tidegauge.processors.drift.unseen import UnseenState
 from tidegauge.processors.drift.window import Window
+from tidegauge.runs import Column
 from tidegauge.stats.comparison import PSI
 from tidegauge.units import duration_text
 
@@ -72,7 +74,7 @@ class Watch:
         self._sums: dict[str, float] = {}
         self._labelled: dict[str, list[Labels]] = {}
         self._baselines: dict[str, list[Names]] = {}
-        self._judged: tuple[tuple[int, int], Points] | None = None
+        self._judged: tuple[tuple[int, int], dict[str, Sequence[Point]]] | None = None
 
     @property
     def tables(self) -> Tables:
@@ -108,17 +110,21 @@ class Watch:
         self.window.settle()
         self.changes.settle()
 
-    def collect(self, now_ns: int, points: Points) -> None:
+    def collect(self, now_ns: int, found: dict[str, list[Sequence[Point]]]) -> None:
         """Add all points as of Unix time `now_ns`. What cannot have changed is not judged again."""
         stamp = self.window.stamp(now_ns)
         if self._judged is None or self._judged[0] != stamp:
-            self._judged = stamp, self._judge_safely(now_ns)
+            judged = self._judge_safely(now_ns)
+            self._judged = stamp, {name: column.points() for name, column in judged.items()}
         for name, more in self._judged[1].items():
-            points[name].extend(more)
+            found[name].append(more)
+        points: Points = defaultdict(Column)
         if not self._is_outgoing:
             self.stream.report(self.identity, now_ns, points)
             self.changes.report(self.identity, points)
             self.joint.report(self.window.clock(now_ns), points)
+        for name, column in points.items():
+            found[name].append(column.points())
 
     def capture(self) -> IdentityState:
         """All that a restart would lose, in microseconds: panes are copied when they change, not here."""
@@ -209,13 +215,18 @@ class Watch:
         2000 columns restored at once it takes a second, which the start need not wait for."""
         if not self._labelled:
             primary = self._settings.window
+            told = (
+                [()] * len(self.tables.profiles)
+                if self._is_outgoing
+                else bin_labels(self.tables, self._shared)
+            )
             texts = ["" if length == primary else duration_text(length) for length in self.window.lengths]
             self._labelled = {
                 text: [
                     Labels(self._shared, profile, text, told=self._settings.other_windows_statistics)
                     if text
-                    else Labels(self._shared, profile, bins=() if self._is_outgoing else bins)
-                    for profile, bins in zip(self.tables.profiles, self.tables.bins, strict=True)
+                    else Labels(self._shared, profile, bins=bins)
+                    for profile, bins in zip(self.tables.profiles, told, strict=True)
                 ]
                 for text in texts
             }
@@ -230,7 +241,7 @@ class Watch:
             return {}
 
     def _judge(self, now_ns: int) -> Points:
-        points: Points = defaultdict(list)
+        points: Points = defaultdict(Column)
         for length, (text, labels) in zip(self.window.lengths, self._labels().items(), strict=True):
             counts = self.window.total(now_ns, length)
             if not text and self.alarms.ready:
