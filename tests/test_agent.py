@@ -131,7 +131,7 @@ def test_the_pages_tell_the_truth(start_agent):
     assert agent.page("/healthz") == (200, "ok\n")
     assert agent.page("/readyz") == (200, "ok\n")
     put(agent, [rows(10)])
-    agent.await_total(10, "tidegauge_folded_total")
+    agent.await_total(10, "reference_rows")
     names = {metric["name"] for metric in json.loads(agent.page("/api/v1/snapshot")[1])["metrics"]}
     assert {"tidegauge.received", "reference.rows", "tidegauge.queue.limit"} <= names
     status, page = agent.page("/")

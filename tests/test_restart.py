@@ -239,7 +239,7 @@ def test_a_damaged_state_and_one_of_another_reference_are_set_aside(start_agent,
         damaged[place] ^= 1
         path.write_bytes(damaged)
         agent = start_agent(**settings)
-        assert window(agent) == left
+        await_window(agent, left)
         assert agent.log.read_text().count("it is damaged; it is kept as") == 1
         send(agent, "m", 3)
         await_window(agent, left + 3 * BATCH)
