@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
@@ -318,6 +318,9 @@ def pieces(raw: bytes, offset: int, length: int, wanted: set[int]) -> Iterator[o
 def test_the_key_tells_series_apart_and_nothing_else(wire: SimpleNamespace) -> None:
     @settings(max_examples=200, deadline=None)
     @given(wire.metrics, wire.metrics)
+    @example(  # an empty piece of the resource, and one of the scope
+        b"\n\n\n\x00\x12\x06\x12\x04*\x02\n\x00", b"\n\n\x12\x08\n\x00\x12\x04*\x02\n\x00"
+    )
     def check(one: bytes, other: bytes) -> None:
         raw = one + other  # two requests, one after the other, are one request
         columns = scan(raw)

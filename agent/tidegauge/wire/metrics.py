@@ -284,7 +284,8 @@ def _request(buf, seed, about, columns):  # type: ignore[no-untyped-def]
             continue
         about[0].resource_offset = inner
         about[0].resource_length = pos - inner
-        resource_key = _hash_pieces(buf, inner, pos, 1, _RESOURCE, 0, seed, seed)
+        # Mixed once more, or a piece of the resource would be one of the scope.
+        resource_key = mix(_hash_pieces(buf, inner, pos, 1, _RESOURCE, 0, seed, seed))
         while inner < pos:
             scopes, _, leaf, inner = field(buf, inner, pos, 1)
             if inner < 0:
