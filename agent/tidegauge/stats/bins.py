@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from tidegauge.stats.kernel import kernel
+from tidegauge.stats.kernel import KERNEL, kernel
 from tidegauge.stats.pointers import peek
 from tidegauge.stats.spots import LENGTH, OFFSET, VALIDITY, VALUES
 
@@ -98,7 +98,7 @@ def _cell(value: Any, origin: Any, scale: Any) -> Any:
     return np.uint64(min(CELLS - 1.0, max(0.0, (value - origin) * scale)))
 
 
-@numba.njit(cache=True, nogil=True, inline="always", _nrt=False)
+@numba.njit(**KERNEL, inline="always")
 def _bin(value: Any, cell: Any, edges: Any, table: Any, steps: Any) -> Any:
     # Unsigned throughout: a signed index costs a test for wrapping around at each access.
     found = np.uint64(table[np.uint64(cell)])
@@ -131,10 +131,8 @@ def bin_index(values: Any, edges: Any, table: Any, origin: Any, scale: Any, step
 _BLOCK = 512
 """Values that are worked on at once: they, their cells and the bins stay in the first cache."""
 
-_KERNEL = {"cache": True, "nogil": True, "_nrt": False}
 
-
-@numba.njit(**_KERNEL)
+@numba.njit(**KERNEL)
 def _read(kind: Any, spot: Any, begin: Any, length: Any, block: Any) -> Any:
     """Copy those of `length` values that are valid into the block, as doubles; how many they are."""
     values, validity, first = spot[VALUES], spot[VALIDITY], spot[OFFSET] + begin
@@ -149,7 +147,7 @@ def _read(kind: Any, spot: Any, begin: Any, length: Any, block: Any) -> Any:
     return np.int64(kept)
 
 
-@numba.njit(**_KERNEL)
+@numba.njit(**KERNEL)
 def _look(block: Any, length: Any, place: Any, steps: Any, cells: Any, tally: Any) -> Any:
     """Find the values' cells and count what lies outside of the reference's range. Whether all are finite."""
     origin, scale, lowest, highest = place[0], place[1], place[2], place[3]
@@ -179,7 +177,7 @@ def _look(block: Any, length: Any, place: Any, steps: Any, cells: Any, tally: An
     return finite == length
 
 
-@numba.njit(**_KERNEL)
+@numba.njit(**KERNEL)
 def _add_any(
     block: Any,
     length: Any,
@@ -203,7 +201,7 @@ def _add_any(
     return second
 
 
-@numba.njit(cache=True, nogil=True, inline="always", _nrt=False)
+@numba.njit(**KERNEL, inline="always")
 def _add_pairs(
     block: Any, length: Any, cells: Any, edges: Any, table: Any, center: Any, steps: Any, twice: Any
 ) -> Any:
@@ -232,7 +230,7 @@ def _add_pairs(
     return even + odd
 
 
-@numba.njit(**_KERNEL)
+@numba.njit(**KERNEL)
 def _add_many(
     block: Any, length: Any, cells: Any, edges: Any, table: Any, center: Any, steps: Any, twice: Any
 ) -> Any:
@@ -242,7 +240,7 @@ def _add_many(
     return _add_pairs(block, length, cells, edges, table, center, steps, twice)
 
 
-@numba.njit(**_KERNEL)
+@numba.njit(**KERNEL)
 def _fold_column(
     kind: Any,
     spot: Any,
